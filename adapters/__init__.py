@@ -1,0 +1,1 @@
+"""What talks to a service, a disk or a process."""

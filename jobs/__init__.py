@@ -1,0 +1,1 @@
+"""What runs inside a training or evaluation job, as a child process here or as an Azure ML job."""

@@ -1,0 +1,1 @@
+"""What is chosen: decisions, gates, approvals, rollout, and the table by which a run moves."""

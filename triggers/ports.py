@@ -1,0 +1,166 @@
+"""What the shell needs from the world. Each port has one contract suite that every adapter passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from triggers.config import Fleet, Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stored value and the version that a later write may expect."""
+
+    key: str
+    value: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write `value` at `key`. `expect` is the version read before, None for "must be new", "*" for whatever is there."""
+
+    key: str
+    value: bytes
+    expect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove `key`; `expect` as for Put ("*": also when it is already gone)."""
+
+    key: str
+    expect: str = "*"
+
+
+class Store(Protocol):
+    """Rows in partitions; a commit within one partition is all or nothing, and durable when it returns.
+
+    Keys and partitions are any text up to 400 characters; values at most 900 KB; a commit at most 100 changes
+    and 4 MiB. A write whose `expect` does not hold raises Conflict and changes nothing.
+    """
+
+    def get(self, partition: str, key: str) -> Record | None: ...
+    def scan(self, partition: str, prefix: str = "", after: str = "", limit: int = 0) -> Iterator[Record]:
+        """Records whose key starts with `prefix` and is greater than `after`, by key; at most `limit` where > 0."""
+        ...
+
+    def commit(self, partition: str, changes: Sequence[Put | Delete]) -> None: ...
+
+
+class Blobs(Protocol):
+    """Named bytes, written whole. Names are '/'-separated; a name never leaves its container."""
+
+    def put(self, name: str, data: bytes) -> None: ...
+    def get(self, name: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    def exists(self, name: str) -> bool: ...
+    def names(self, prefix: str = "") -> Iterator[str]: ...
+    def delete(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is put on a queue. Sent twice with one id within the duplicate window, it arrives once (at least)."""
+
+    id: str
+    body: bytes
+    session: str = ""
+    at: datetime | None = None  # not before
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+Queue = Literal["telemetry", "runs", "effects", "deployments"]
+
+
+class Bus(Protocol):
+    """Queues, at least once. `runs` and `deployments` have sessions: one consumer a session, in order."""
+
+    def send(self, queue: Queue, messages: Sequence[Message]) -> None: ...
+
+
+class Topic(Protocol):
+    """Events out, as CloudEvents 1.0 (dicts with specversion, id, source, type, subject, time, data)."""
+
+    def publish(self, events: Sequence[Mapping[str, Any]]) -> None: ...
+
+
+JobState = Literal["unknown", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training or an evaluation to be run. The name is deterministic: submitted twice, it runs once."""
+
+    name: str
+    kind: Literal["train", "evaluate"]
+    loop: str
+    run: str
+    compute: str
+    spec: Mapping[str, Any]
+    timeout_s: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """`result` is what the job wrote (train: candidate, lineage; evaluate: evidence) where it succeeded."""
+
+    state: JobState
+    result: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Jobs(Protocol):
+    """Where training and evaluation run. An ended job is also announced as an event; events get lost, so poll too."""
+
+    def submit(self, job: Job) -> None: ...
+    def status(self, name: str) -> JobStatus: ...
+    def cancel(self, name: str) -> None: ...
+
+
+class Executor(Protocol):
+    """How a candidate reaches a site. Applying again what a site already has changes nothing."""
+
+    def apply(self, site: str, candidate: str, change: str) -> None:
+        """Ask the site to serve `candidate`. Raises Offline, Retry, or Refused with what the site said."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people. A card is plain data: kind, title, text, facts, link."""
+
+    def tell(self, card: Mapping[str, Any]) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        ...
+
+
+class Configs(Protocol):
+    """The loops that this app runs, and the fleet each runs on."""
+
+    def loops(self) -> Sequence[str]: ...
+    def loop(self, name: str) -> Loop: ...
+    def fleet(self, name: str) -> Fleet: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything the shell may touch."""
+
+    store: Store
+    blobs: Blobs
+    bus: Bus
+    topic: Topic
+    jobs: Jobs
+    executor: Executor
+    notifier: Notifier
+    clock: Clock
+    configs: Configs

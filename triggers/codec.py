@@ -1,0 +1,65 @@
+"""Versioned JSON for everything stored or sent: `{"v": 1, "kind": "Run", "body": {...}}`.
+
+What an older version stored stays readable: a change of shape adds a migration here, and a golden file to the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from triggers.errors import Refused
+
+VERSION = 1
+T = TypeVar("T")
+
+MIGRATIONS: Mapping[tuple[str, int], Callable[[Any], Any]] = {}
+"""(kind, version) -> how its body becomes the next version's body."""
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    v: int
+    kind: str
+    body: msgspec.Raw
+
+
+def encode(value: object, kind: str = "") -> bytes:
+    """One value as bytes; equal values give equal bytes."""
+    body = msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.encode({"v": VERSION, "kind": kind or type(value).__name__, "body": msgspec.Raw(body)})
+
+
+def decode(data: bytes, as_type: type[T] | Any, kind: str = "") -> T:
+    """The value back. Raises Refused where it is not a `kind`, is newer than this version, or does not fit."""
+    wanted = kind or as_type.__name__
+    try:
+        stored = msgspec.json.decode(data, type=_Stored)
+        if stored.kind != wanted:
+            raise Refused(f"stored value is a {stored.kind}, not a {wanted}", kind=stored.kind)
+        if stored.v > VERSION:
+            raise Refused(f"{wanted} was stored by a newer version ({stored.v} > {VERSION})", version=stored.v)
+        if stored.v == VERSION:
+            value: T = msgspec.json.decode(stored.body, type=as_type)
+            return value
+        body = msgspec.json.decode(stored.body)
+        for version in range(stored.v, VERSION):
+            body = MIGRATIONS.get((wanted, version), _same)(body)
+        return msgspec.convert(body, type=as_type)
+    except msgspec.DecodeError as problem:
+        raise Refused(f"not a {wanted}: {problem}", kind=wanted) from problem
+
+
+def _same(body: Any) -> Any:
+    return body
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, as hex: how candidates, evidence and plans are named.
+
+    >>> digest(b"")[:12]
+    'e3b0c44298fc'
+    """
+    return hashlib.sha256(data).hexdigest()

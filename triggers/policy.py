@@ -1,0 +1,166 @@
+"""Reports + history + now -> hold or retrain, and why, with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from triggers.config import Fleet, Loop, duration, rate
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a report found, as a decision remembers it."""
+
+    kind: str
+    statistical: bool
+    scope: str  # "site", "cohort" or "fleet"
+    sites: tuple[str, ...]
+    features: tuple[str, ...]
+    reason: str
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided before. `streak` counts the checks in a row that found drift, by scope."""
+
+    streak: dict[str, int] = {}
+    starts: tuple[datetime, ...] = ()  # of runs, newest last; as far back as the budget looks
+    ended: datetime | None = None  # of the last run
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold or retrain. `scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` None means the whole fleet."""
+
+    loop: str
+    at: datetime
+    action: Literal["hold", "retrain"]
+    scope: str = "fleet"
+    sites: tuple[str, ...] | None = None
+    compute: Literal["cloud", "edge"] = "cloud"
+    reason: str
+    findings: tuple[Finding, ...] = ()
+
+
+def decide(
+    findings: Sequence[Finding],
+    history: History,
+    now: datetime,
+    loop: Loop,
+    fleet: Fleet,
+    *,
+    active: Sequence[str] = (),
+    rows: int = 0,
+    frozen: str = "",
+) -> tuple[Decision, History]:
+    """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute.
+
+    `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended.
+    """
+    moved = [f for f in findings if f.kind in loop.retrain.on]
+    widest = _widest(moved, fleet)
+    kept = msgspec.structs.replace(history, streak=_streak(history, moved, fleet))
+    decision = Decision(loop=loop.loop, at=now, action="hold", reason="", findings=tuple(findings))
+    if widest is None:
+        return _hold(decision, _quiet(findings)), kept
+    scope, sites = widest
+    found = f"{scope}: {_said([f for f in moved if _scope(f, fleet)[0] == scope])}"
+    run_of_checks = kept.streak.get(scope, 0)
+    for forbidden in (
+        _unconfirmed(run_of_checks, loop),
+        f"frozen ({frozen})" if frozen else "",
+        f"{active[0]} has not ended" if active else "",
+        "retraining is switched off" if not loop.retrain.enabled else "",
+        _cooling(history, now, loop),
+        _spent(history, now, loop),
+        _few(rows, loop),
+    ):
+        if forbidden:
+            return _hold(decision, f"{found}; held: {forbidden}", scope, sites), kept
+    compute, why = _compute(sites, loop, fleet)
+    reason = f"{found}; {run_of_checks} checks in a row; {rows:,} labelled rows; {why}"
+    started = msgspec.structs.replace(kept, starts=(*_recent(history, now, loop), now), streak={})
+    chosen = msgspec.structs.replace(
+        decision, action="retrain", scope=scope, sites=sites, compute=compute, reason=reason
+    )
+    return chosen, started
+
+
+def _hold(decision: Decision, reason: str, scope: str = "fleet", sites: tuple[str, ...] | None = None) -> Decision:
+    return msgspec.structs.replace(decision, reason=reason, scope=scope, sites=sites)
+
+
+def _quiet(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return "nothing moved more than it does by itself"
+    return f"nothing that retraining answers: {_said(findings)}"
+
+
+def _said(findings: Sequence[Finding], most: int = 3) -> str:
+    more = f" and {len(findings) - most} more" if len(findings) > most else ""
+    return "; ".join(f.reason for f in findings[:most]) + more
+
+
+def _scope(finding: Finding, fleet: Fleet) -> tuple[str, tuple[str, ...] | None]:
+    if finding.scope == "fleet":
+        return "fleet", None
+    if finding.scope == "cohort":
+        cohorts = {s.cohort for s in fleet.sites if s.name in finding.sites}
+        name = sorted(cohorts)[0] if cohorts else "default"
+        return f"cohort:{name}", tuple(s.name for s in fleet.sites if s.cohort == name)
+    return f"site:{finding.sites[0]}", finding.sites[:1]
+
+
+def _widest(moved: Sequence[Finding], fleet: Fleet) -> tuple[str, tuple[str, ...] | None] | None:
+    order = {"fleet": 0, "cohort": 1, "site": 2}
+    scopes = sorted((_scope(f, fleet) for f in moved), key=lambda s: (order[s[0].split(":")[0]], s[0]))
+    return scopes[0] if scopes else None
+
+
+def _streak(history: History, moved: Sequence[Finding], fleet: Fleet) -> dict[str, int]:
+    """A fleet that moved keeps its sites' streaks going, not the other way round."""
+    scopes = {_scope(f, fleet)[0] for f in moved}
+    return {s: history.streak.get(s, 0) + 1 for s in sorted(scopes)}
+
+
+def _unconfirmed(checks: int, loop: Loop) -> str:
+    if checks >= loop.retrain.confirm:
+        return ""
+    return f"seen in {checks} check{'s' * (checks != 1)} in a row, {loop.retrain.confirm} confirm it"
+
+
+def _cooling(history: History, now: datetime, loop: Loop) -> str:
+    if history.ended is None:
+        return ""
+    rest = history.ended + duration(loop.retrain.cooldown) - now
+    if rest.total_seconds() <= 0:
+        return ""
+    return f"cooldown of {loop.retrain.cooldown} ends in {rest.total_seconds() / 86400:.1f} days"
+
+
+def _recent(history: History, now: datetime, loop: Loop) -> tuple[datetime, ...]:
+    return tuple(t for t in history.starts if now - t < rate(loop.retrain.budget)[1])
+
+
+def _spent(history: History, now: datetime, loop: Loop) -> str:
+    allowed, _ = rate(loop.retrain.budget)
+    used = len(_recent(history, now, loop))
+    return f"budget of {loop.retrain.budget} is spent ({used})" if used >= allowed else ""
+
+
+def _few(rows: int, loop: Loop) -> str:
+    if rows >= loop.retrain.minimum_rows:
+        return ""
+    return f"{rows:,} labelled rows for training, fewer than {loop.retrain.minimum_rows:,}"
+
+
+def _compute(sites: tuple[str, ...] | None, loop: Loop, fleet: Fleet) -> tuple[Literal["cloud", "edge"], str]:
+    if loop.training.compute != "auto":
+        return loop.training.compute, f"compute {loop.training.compute} as configured"
+    concerned = [s for s in fleet.sites if sites is None or s.name in sites]
+    staying = [s.name for s in concerned if s.data == "stays"]
+    if staying and len(staying) == len(concerned):
+        return "edge", f"compute edge: data of {', '.join(staying)} stays"
+    left_out = f", without {', '.join(staying)} whose data stays" if staying else ""
+    return "cloud", f"compute cloud{left_out}"

@@ -1,0 +1,99 @@
+"""What a run is: one attempt to replace a model, small whatever the number of sites."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from triggers.config import Gates, Rollout, Training
+from triggers.events import Wave
+
+
+class Phase(StrEnum):
+    """Where a run stands."""
+
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    AWAITING_APPROVAL = "awaiting-approval"
+    ROLLING_OUT = "rolling-out"
+    ROLLING_BACK = "rolling-back"
+    VERIFIED = "verified"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled-back"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset(
+    {
+        Phase.VERIFIED,
+        Phase.REJECTED,
+        Phase.ROLLED_BACK,
+        Phase.FAILED,
+        Phase.CANCELLED,
+        Phase.SUPERSEDED,
+        Phase.EXPIRED,
+    }
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of loop.yaml that bind a run, as they were when it began."""
+
+    training: Training = Training()
+    gates: Gates = Gates()
+    rollout: Rollout = Rollout()
+    approval_expires: str = "3d"
+    evaluation_timeout: str = "1h"
+
+
+class WaveTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one wave."""
+
+    started: datetime
+    verified: datetime | None = None
+    sites: int
+    deferred: int = 0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """`scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` names them (None: the whole fleet).
+
+    `seen` holds the ids of events that may still come again: all but those of waves already judged.
+    """
+
+    id: str
+    loop: str
+    scope: str
+    sites: tuple[str, ...] | None
+    cause: str
+    phase: Phase
+    because: str
+    started: datetime
+    ended: datetime | None = None
+    champion: str
+    candidate: str = ""
+    compute: Literal["cloud", "edge"] = "cloud"
+    data_start: datetime | None = None
+    data_end: datetime | None = None
+    holdout_end: datetime | None = None
+    rows: int = 0
+    evidence: str = ""
+    outcome: str = ""
+    verdict: str = ""
+    approved_by: str = ""
+    plan: str = ""
+    waves: tuple[Wave, ...] = ()
+    wave: int = 0
+    times: tuple[WaveTimes, ...] = ()
+    limits: Limits
+    seen: frozenset[str] = frozenset()

@@ -137,6 +137,14 @@ class Notifier(Protocol):
     def tell(self, card: Mapping[str, Any]) -> None: ...
 
 
+class Signatures(Protocol):
+    """Checks who made some bytes."""
+
+    def verify(self, public: str, signature: bytes, data: bytes) -> bool:
+        """Ed25519; `public` is base64 of the 32 bytes."""
+        ...
+
+
 class Clock(Protocol):
     def now(self) -> datetime:
         """Aware, UTC."""
@@ -162,5 +170,7 @@ class Ports:
     jobs: Jobs
     executor: Executor
     notifier: Notifier
+    signatures: Signatures
     clock: Clock
     configs: Configs
+    cache: dict[str, Any] = field(default_factory=dict)  # of immutable things, by digest

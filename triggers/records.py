@@ -1,0 +1,267 @@
+"""What is stored, where, and the one way to write it: a unit of reads and writes within one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from triggers import codec
+from triggers.effects import AnyEffect
+from triggers.errors import Conflict, NotFound
+from triggers.policy import History
+from triggers.ports import Delete, Put, Store
+from triggers.rollout import Health, SiteStatus
+from triggers.run import Run
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The one row that every write to a loop's runs goes through: who is champion, what runs, where the audit ends."""
+
+    champion: str = ""
+    scoped: dict[str, str] = {}  # site -> champion, where it is not the loop's
+    active: dict[str, str] = {}  # scope -> run
+    counter: int = 0
+    history: History = History()
+    audit: int = 0
+    audit_hash: str = ""
+
+    def champion_of(self, site: str) -> str:
+        return self.scoped.get(site, self.champion)
+
+
+class Outbox(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that is asked for; the row goes when it is performed."""
+
+    run: str
+    effect: AnyEffect
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of the chain; `hash` covers everything else, `previous` included."""
+
+    seq: int
+    at: datetime
+    kind: str
+    subject: str
+    actor: str
+    text: str
+    data: dict[str, Any] = {}
+    previous: str = ""
+    hash: str = ""
+
+
+class SiteState(msgspec.Struct, frozen=True, kw_only=True):
+    """What one site should serve, what it says it serves, and the way back."""
+
+    candidate: str = ""  # intent
+    change: str = ""
+    run: str = ""
+    wave: int = 0
+    action: Literal["adopt", "deploy", "rollback"] = "adopt"
+    fence: int = 0
+    status: SiteStatus = "waiting"
+    reason: str = ""
+    asked: datetime | None = None
+    health: Health | None = None
+    observed: str = ""  # digest in its newest telemetry
+    observed_at: datetime | None = None
+    last_good: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives."""
+
+    id: str
+    loop: str
+    site: str
+    run: str
+    wave: int
+    candidate: str
+    action: Literal["deploy", "rollback"]
+    fence: int
+    at: datetime
+    reason: str = ""
+
+
+class RolloutRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How one site of a run's plan stands, as the run's own list."""
+
+    site: str
+    wave: int
+    status: SiteStatus
+    reason: str = ""
+    at: datetime
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """That a batch was counted, and the digest of its bytes: the same id with other bytes is a conflict."""
+
+    digest: str
+    rows: int
+    refused: int
+    at: datetime
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that were not counted, or rows of a batch that were not, and why."""
+
+    at: datetime
+    loop: str
+    site: str
+    batch: str
+    reason: str
+    blob: str
+    rows: tuple[tuple[int, str, str], ...] = ()
+
+
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    by: str
+    at: datetime
+    reason: str
+
+
+class Unit:
+    """Reads and writes of one partition that land together; each write expects what was read.
+
+    A key that was not read before it is written must be new.
+    """
+
+    def __init__(self, store: Store, partition: str) -> None:
+        self.store = store
+        self.partition = partition
+        self._seen: dict[str, str | None] = {}
+        self._values: dict[str, bytes | None] = {}
+        self._changed: dict[str, None] = {}
+
+    def raw(self, key: str) -> bytes | None:
+        if key not in self._seen:
+            record = self.store.get(self.partition, key)
+            self._seen[key] = record.version if record else None
+            self._values[key] = record.value if record else None
+        return self._values[key]
+
+    def get(self, key: str, as_type: type[T]) -> T | None:
+        raw = self.raw(key)
+        return None if raw is None else codec.decode(raw, as_type)
+
+    def need(self, key: str, as_type: type[T]) -> T:
+        found = self.get(key, as_type)
+        if found is None:
+            raise NotFound(f"{self.partition}: no {key}", key=key)
+        return found
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Stored records with this prefix, with the unit's own unwritten changes."""
+        for record in self.store.scan(self.partition, prefix):
+            if record.key not in self._seen:
+                self._seen[record.key], self._values[record.key] = record.version, record.value
+        for key in sorted(k for k in self._values if k.startswith(prefix)):
+            value = self._values[key]
+            if value is not None:
+                yield key, value
+
+    def put(self, key: str, value: object) -> None:
+        self.put_raw(key, value if isinstance(value, bytes) else codec.encode(value))
+
+    def put_raw(self, key: str, value: bytes) -> None:
+        self._seen.setdefault(key, None)
+        self._values[key] = value
+        self._changed[key] = None
+
+    def delete(self, key: str) -> None:
+        self.raw(key)
+        self._values[key] = None
+        self._changed[key] = None
+
+    def __len__(self) -> int:
+        return len(self._changed)
+
+    def commit(self) -> None:
+        """All or nothing. Raises Conflict where somebody else wrote first; the unit is then of no more use."""
+        changes: list[Put | Delete] = []
+        for key in self._changed:
+            value, expect = self._values[key], self._seen[key]
+            if value is not None:
+                changes.append(Put(key, value, expect))
+            elif expect is not None:
+                changes.append(Delete(key, expect))
+        if changes:
+            self.store.commit(self.partition, changes)
+        self._seen.clear()
+        self._values.clear()
+        self._changed.clear()
+
+
+class LoopUnit(Unit):
+    """A unit on a loop's own partition, which always goes through its head and its audit chain."""
+
+    def __init__(self, store: Store, loop: str, now: datetime) -> None:
+        super().__init__(store, loop)
+        self.now = now
+        self.head = self.get("head", Head) or Head()
+
+    def note(self, kind: str, subject: str, text: str, actor: str = "driftloop", **data: Any) -> None:
+        """Add a link to the audit chain."""
+        seq = self.head.audit + 1
+        entry = AuditEntry(
+            seq=seq,
+            at=self.now,
+            kind=kind,
+            subject=subject,
+            actor=actor,
+            text=text,
+            data=data,
+            previous=self.head.audit_hash,
+        )
+        linked = msgspec.structs.replace(entry, hash=chain(entry))
+        self.put(f"audit/{seq:012}", linked)
+        self.set_head(audit=seq, audit_hash=linked.hash)
+
+    def set_head(self, **changes: Any) -> None:
+        self.head = msgspec.structs.replace(self.head, **changes)
+        self.put("head", self.head)
+
+    def run(self, run_id: str) -> Run:
+        return self.need(f"run/{run_id}", Run)
+
+    def post(self, run_id: str, event_id: str, effects: tuple[Any, ...]) -> None:
+        """Put effects into the outbox: the keys are `run/event/n`, so that a replay repeats them."""
+        for n, effect in enumerate(effects):
+            self.put(f"outbox/{run_id}/{event_id}/{n}", Outbox(run=run_id, effect=effect))
+
+
+def chain(entry: AuditEntry) -> str:
+    """The hash of an entry, its own hash left out."""
+    return codec.digest(codec.encode(msgspec.structs.replace(entry, hash="")))
+
+
+def again(attempt: Callable[[], R], times: int = 8) -> R:
+    """Load again and decide again when somebody else wrote first."""
+    for _ in range(times - 1):
+        try:
+            return attempt()
+        except Conflict:
+            continue
+    return attempt()
+
+
+def loop_of(run_id: str) -> str:
+    """
+    >>> loop_of("flights.2013-04-12.7")
+    'flights'
+    """
+    return run_id.split(".", 1)[0]
+
+
+def site_partition(loop: str, site: str) -> str:
+    return f"{loop}/{site}"
+
+
+def rollout_partition(run_id: str) -> str:
+    return f"{loop_of(run_id)}/rollout/{run_id}"

@@ -1,0 +1,213 @@
+"""Where values are counted: the bins of one column, made from training data and found again in nanoseconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drift.telemetry import Kind
+
+OTHER, UNSEEN, MISSING = -3, -2, -1
+"""The last three slots of every column: known categories beyond the top ones, categories that training never saw,
+no value."""
+
+EXTRA = 3
+BLOCK = 16_384
+TAIL_STEPS = 1024
+"""How far values lie beyond the training range is summed in 1/1024 of the column's scale, so that it adds exactly."""
+
+_TAIL_LIMIT = float(2**31 - 1)
+_GUARDS = (0.001, 0.999)
+_SAMPLE = 1 << 18
+_KNOWN = 10_000
+
+
+class Grid:
+    """Finds the bin of each value: a uniform grid gives a first guess at or below it, and the edges make it exact.
+
+    `edges` are ascending, [k]; value x is in bin i where edges[i-1] <= x < edges[i]: k + 1 bins, the outer two open.
+    """
+
+    __slots__ = ("cells", "edges", "low", "scale", "start", "steps")
+
+    def __init__(self, edges: NDArray[np.float64]) -> None:
+        self.low, self.scale, self.cells, need = _best_grid(edges)
+        self.steps = tuple(1 << b for b in reversed(range(need)))
+        cell = _cells(edges, self.low, self.scale, self.cells)
+        self.start = np.searchsorted(cell, np.arange(self.cells)).astype(np.intp)
+        self.edges = np.concatenate((edges, np.full(2 << need, np.nan)))
+
+    def find(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The bin of each value; NaN goes to bin 0.
+
+        >>> Grid(np.array([1.0, 2.0, 2.5])).find(np.array([0.0, 1.0, 2.2, 9.0, np.nan])).tolist()
+        [0, 1, 2, 3, 0]
+        """
+        found = self.start.take(_cells(x, self.low, self.scale, self.cells))
+        for step in self.steps:
+            above = x >= self.edges.take(found + (step - 1) if step > 1 else found)
+            found += above if step == 1 else above * step
+        return found
+
+
+def _cells(x: NDArray[np.float64], low: float, scale: float, cells: int) -> NDArray[np.intp]:
+    """The grid cell of each value, by arithmetic that is monotone in x: the same for edges and values."""
+    if scale == 0.0:
+        return np.zeros(len(x), np.intp)
+    with np.errstate(over="ignore", invalid="ignore"):
+        place = x - low
+        place *= scale
+    np.fmax(place, 0.0, out=place)
+    np.fmin(place, cells - 1.0, out=place)
+    return place.astype(np.intp)
+
+
+def _best_grid(edges: NDArray[np.float64]) -> tuple[float, float, int, int]:
+    """(low, scale, cells, narrowing steps) of the smallest grid with the fewest steps; far tails may share a cell."""
+    best = (0.0, 0.0, 1, len(edges).bit_length())
+    for trim in (0, 2, 4):
+        core = edges[trim : len(edges) - trim]
+        if len(core) < 2 or not 0.0 < float(core[-1]) - float(core[0]) < 1e300:
+            continue
+        for cells in (1024, 4096, 16384):
+            low, scale = float(core[0]), cells / (float(core[-1]) - float(core[0]))
+            if not np.isfinite(scale):
+                continue
+            need = int(np.bincount(_cells(edges, low, scale, cells)).max()).bit_length()
+            if need < best[3]:
+                best = (low, scale, cells, need)
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One feature, or the score: its bins, and what is plausible.
+
+    A number has `edges`, [k], for k + 1 bins, the outer two beyond the training range; `scale` is the unit of its
+    distances (standard deviation without the outermost thousandths, never 0). A category has its top `categories` as
+    bins, by falling count; `known` are the others that training saw, None where they were too many to list.
+    """
+
+    name: str
+    kind: Kind
+    edges: NDArray[np.float64]
+    scale: float = 1.0
+    low: float | None = None
+    high: float | None = None
+    categories: tuple[str, ...] = ()
+    known: frozenset[str] | None = frozenset()
+
+    @property
+    def bins(self) -> int:
+        return len(self.edges) + 1 if self.kind == "number" else len(self.categories)
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self.edges)
+
+    @cached_property
+    def _places(self) -> dict[str | None, int]:
+        places: dict[str | None, int] = dict.fromkeys(self.known or (), OTHER)
+        places.update({name: i for i, name in enumerate(self.categories)})
+        places[None] = MISSING
+        return places
+
+    @property
+    def _stranger(self) -> int:
+        return OTHER if self.known is None else UNSEEN
+
+    def slots(self, values: Any, width: int) -> NDArray[np.intp]:
+        """The slot of each value in a row of `width` slots; values as in telemetry.Rows."""
+        if self.kind == "category":
+            found = np.fromiter(map(self._places.get, values, repeat(self._stranger)), np.intp, len(values))
+            return np.where(found < 0, found + width, found)
+        x = np.asarray(values, dtype=np.float64)
+        parts = [self._grid.find(x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
+        found = np.concatenate(parts) if parts else np.zeros(0, np.intp)
+        found[np.isnan(x)] = width + MISSING
+        return found
+
+    def count(self, values: Any, width: int) -> tuple[NDArray[np.int64], tuple[int, int], int]:
+        """(counts [width], excess below and above the training range in scale/1024, values out of range)."""
+        counts = np.zeros(width, np.int64)
+        if self.kind == "category":
+            for value, n in Counter(values).items():
+                counts[self._places.get(value, self._stranger)] += n
+            return counts, (0, 0), 0
+        below = above = outside = 0
+        x = np.asarray(values)
+        for i in range(0, len(x), BLOCK):
+            block = x[i : i + BLOCK].astype(np.float64, copy=False)
+            found = np.bincount(self._grid.find(block), minlength=width)
+            missing = int(np.count_nonzero(block != block))
+            found[0] -= missing
+            found[MISSING] += missing
+            counts += found
+            if found[0] or found[len(self.edges)]:
+                below += self._excess(self.edges[0] - block)
+                above += self._excess(block - self.edges[-1])
+            outside += self._outside(block)
+        return counts, (below, above), outside
+
+    def _excess(self, beyond: NDArray[np.float64]) -> int:
+        with np.errstate(over="ignore"):
+            steps = beyond[beyond > 0] * (TAIL_STEPS / self.scale)
+        return int(np.fmin(np.rint(steps), _TAIL_LIMIT).astype(np.int64).sum())
+
+    def _outside(self, x: NDArray[np.float64]) -> int:
+        low = 0 if self.low is None else int(np.count_nonzero(x < self.low))
+        return low + (0 if self.high is None else int(np.count_nonzero(x > self.high)))
+
+
+def of_numbers(
+    name: str, values: NDArray[np.float64], bins: int, low: float | None = None, high: float | None = None
+) -> Column:
+    """Quantile bins: at most `bins`, of about equal counts, cut between observed values, with guard edges at the
+    outermost thousandths and at the ends of the range; a value with the weight of two bins has one of its own.
+
+    >>> of_numbers("constant", np.full(9, 5.0), 64).bins
+    3
+    """
+    x = values[np.isfinite(values)]
+    if not len(x):
+        return Column(name, "number", np.array([0.0]), 1.0, low, high)
+    sample = x[:: -(-len(x) // _SAMPLE)]
+    unique, count = np.unique(np.concatenate((sample, [x.min(), x.max()])), return_counts=True)
+    share = np.cumsum(count) / count.sum()
+    pieces = max(bins - 5, 2)
+    after = np.searchsorted(share, np.concatenate((np.arange(1, pieces) / pieces, _GUARDS)))
+    heavy = np.flatnonzero(count > 2 * count.sum() / pieces)
+    cuts = np.unique(np.concatenate((after, heavy, heavy - 1)))
+    cuts = cuts[(cuts >= 0) & (cuts < len(unique) - 1)]
+    margin = max((unique[-1] - unique[0]) * 1e-6, abs(unique[0]) * 1e-6, abs(unique[-1]) * 1e-6, 1e-12)
+    between = unique[cuts] + (unique[cuts + 1] - unique[cuts]) / 2
+    edges = np.unique(np.concatenate(([unique[0] - margin], between, [unique[-1] + margin])))
+    inner = np.clip(x, *np.quantile(sample, _GUARDS))
+    spread = float(inner.std()) or float(x.std()) or max(abs(float(x[0])), 1.0)
+    return Column(name, "number", edges, spread, low, high)
+
+
+def of_categories(name: str, values: Sequence[str | None], bins: int) -> Column:
+    """The commonest categories, at most `bins`, by falling count and then by name.
+
+    >>> of_categories("c", ["b", "a", "a", None], 64).categories
+    ('a', 'b')
+    """
+    counts = Counter(values)
+    counts.pop(None, None)
+    names = sorted(counts, key=lambda c: (-counts[c], str(c)))
+    rest = [str(c) for c in names[bins:]]
+    return Column(
+        name,
+        "category",
+        np.zeros(0),
+        categories=tuple(str(c) for c in names[:bins]),
+        known=frozenset(rest) if len(rest) <= _KNOWN else None,
+    )

@@ -1,0 +1,71 @@
+# Everything sets itself up; all that is needed is Python >= 3.11 and make.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export OMP_NUM_THREADS ?= 1
+
+# The first Python that will do. Debian keeps venv in a package of its own.
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+endif
+setup = $(if $(PYTHON),$(PYTHON) tools/setup.py,$(error Python >= 3.11 with venv is needed (Debian, Ubuntu: \
+	apt-get install python3 python3-venv); or say which: make PYTHON=/path/to/python3.12))
+py = .venv/bin/python
+
+.PHONY: help demo test test-wire test-nightly lint format lock schemas bench clean
+
+help:
+	@echo "make demo          the whole loop on a year of flights; make demo ARGS=--ask waits for your approval"
+	@echo "make test          what needs no server beyond Python"
+	@echo "make test-wire     against Azurite, the AMQP peer and the other local servers"
+	@echo "make test-nightly  the long ones"
+	@echo "make lint          ruff, mypy, import-linter"
+	@echo "make format        what ruff can put right by itself"
+	@echo "make lock          pin requirements anew"
+	@echo "make schemas       docs/schemas/ anew"
+	@echo "make bench         the benchmarks of bench/"
+	@echo "make clean         remove .venv and build/"
+
+demo:
+	@$(setup) demo
+	@.venv/bin/driftloop demo $(ARGS)
+
+test:
+	@$(setup) test
+	@$(py) -m pytest -m "not wire and not nightly" $(ARGS)
+
+test-wire:
+	@$(setup) test
+	@$(py) -m pytest -m wire $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+
+test-nightly:
+	@$(setup) test
+	@$(py) -m pytest -m nightly $(ARGS) || [ $$? -eq 5 ]
+
+lint:
+	@$(setup) test
+	$(py) -m ruff check .
+	$(py) -m ruff format --check .
+	$(py) -m mypy
+	.venv/bin/lint-imports
+
+format:
+	@$(setup) test
+	$(py) -m ruff check --fix .
+	$(py) -m ruff format .
+
+lock:
+	@$(setup) test
+	$(py) tools/lock.py
+
+schemas:
+	@$(setup) test
+	$(py) -m cli.validate --schemas docs/schemas
+
+bench:
+	@$(setup) test
+	@for b in bench/*.py; do $(py) $$b || exit 1; done
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

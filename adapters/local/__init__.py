@@ -1,0 +1,1 @@
+"""The local profile: everything the app needs on one machine, durable, with nothing but Python."""

@@ -1,0 +1,111 @@
+"""The adapters under contract. Another profile joins by adding its factory to the dictionaries here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.local.blobs import FileBlobs
+from adapters.local.bus import SqliteBus
+from adapters.local.clock import SystemClock, VirtualClock
+from adapters.local.database import Database
+from adapters.local.store import SqliteStore
+from adapters.local.topic import SqliteTopic
+from triggers.ports import Blobs, Store
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Queues:
+    """A bus with its consumer's side, and a hand on its time."""
+
+    bus: Any
+    pass_time: Callable[[timedelta], object]
+    now: Callable[[], datetime]
+    restarted: Callable[[], Any]
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[Database]:
+    database = Database(folder / "state.db")
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def _sqlite_store(folder: Path) -> Iterator[Store]:
+    with _database(folder) as database:
+        yield SqliteStore(database)
+
+
+@contextmanager
+def _file_blobs(folder: Path) -> Iterator[Blobs]:
+    yield FileBlobs(folder / "blobs")
+
+
+@contextmanager
+def _case_blind_blobs(folder: Path) -> Iterator[Blobs]:
+    """As on a file system that takes upper and lower case for the same."""
+    (folder / "blobs" / ".UNFINISHED").mkdir(parents=True)
+    yield FileBlobs(folder / "blobs")
+
+
+@contextmanager
+def _sqlite_queues(folder: Path) -> Iterator[Queues]:
+    with _database(folder) as database:
+        clock = VirtualClock(database, START)
+        yield Queues(SqliteBus(database, clock), clock.advance, clock.now, lambda: SqliteBus(database, clock))
+
+
+Factory = Callable[[Path], AbstractContextManager[Any]]
+STORES: dict[str, Factory] = {"sqlite": _sqlite_store}
+BLOBS: dict[str, Factory] = {"files": _file_blobs, "files, case blind": _case_blind_blobs}
+QUEUES: dict[str, Factory] = {"sqlite": _sqlite_queues}
+
+
+@pytest.fixture(params=list(STORES))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with STORES[request.param](tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=list(BLOBS))
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
+    with BLOBS[request.param](tmp_path) as blobs:
+        yield blobs
+
+
+@pytest.fixture(params=list(QUEUES))
+def queues(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queues]:
+    with QUEUES[request.param](tmp_path) as queues:
+        yield queues
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with _database(tmp_path) as database:
+        yield database
+
+
+@pytest.fixture
+def clock(database: Database) -> VirtualClock:
+    return VirtualClock(database, START)
+
+
+@pytest.fixture
+def topic(database: Database, clock: VirtualClock) -> SqliteTopic:
+    return SqliteTopic(database, clock, keep=5)
+
+
+@pytest.fixture
+def system_clock() -> SystemClock:
+    return SystemClock()

@@ -32,9 +32,14 @@ def encode(value: object, kind: str = "") -> bytes:
     return msgspec.json.encode({"v": VERSION, "kind": kind or type(value).__name__, "body": msgspec.Raw(body)})
 
 
-def decode(data: bytes, as_type: type[T] | Any, kind: str = "") -> T:
-    """The value back. Raises Refused where it is not a `kind`, is newer than this version, or does not fit."""
-    wanted = kind or as_type.__name__
+def decode(data: bytes, as_type: type[T]) -> T:
+    """The value back. Raises Refused where it is of another kind, is newer than this version, or does not fit."""
+    value: T = decode_as(data, as_type, as_type.__name__)
+    return value
+
+
+def decode_as(data: bytes, as_type: Any, wanted: str) -> Any:
+    """As `decode`, for what is no class of its own: a union, say."""
     try:
         stored = msgspec.json.decode(data, type=_Stored)
         if stored.kind != wanted:
@@ -42,8 +47,7 @@ def decode(data: bytes, as_type: type[T] | Any, kind: str = "") -> T:
         if stored.v > VERSION:
             raise Refused(f"{wanted} was stored by a newer version ({stored.v} > {VERSION})", version=stored.v)
         if stored.v == VERSION:
-            value: T = msgspec.json.decode(stored.body, type=as_type)
-            return value
+            return msgspec.json.decode(stored.body, type=as_type)
         body = msgspec.json.decode(stored.body)
         for version in range(stored.v, VERSION):
             body = MIGRATIONS.get((wanted, version), _same)(body)

@@ -77,7 +77,17 @@ class SetDeadline(Effect, frozen=True, kw_only=True, tag="set-deadline"):
     at: datetime
 
 
-AnyEffect = Train | Evaluate | CancelJob | AskApproval | WithdrawApproval | DeployWave | RollBack | Announce | SetDeadline
+AnyEffect = (
+    Train
+    | Evaluate
+    | CancelJob
+    | AskApproval
+    | WithdrawApproval
+    | DeployWave
+    | RollBack
+    | Announce
+    | SetDeadline
+)
 
 GOES_ON_WHILE_FROZEN: tuple[type[Effect], ...] = (CancelJob, WithdrawApproval, RollBack, Announce, SetDeadline)
 """A freeze stops every new side effect but the way back, and what only talks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -87,6 +87,19 @@ def decide(
     return chosen, started
 
 
+def silent(heard: Mapping[str, datetime | None], loop: Loop, now: datetime) -> list[Finding]:
+    """Sites that have said nothing for too long; one that never spoke is not yet part of the fleet."""
+    found = []
+    for site, last in sorted(heard.items()):
+        if last is not None and now - last > duration(loop.telemetry.silence):
+            days = (now - last).total_seconds() / 86400
+            reason = f"{site} has been silent for {days:.1f} days, more than {loop.telemetry.silence}"
+            found.append(
+                Finding(kind="silence", statistical=False, scope="site", sites=(site,), features=(), reason=reason)
+            )
+    return found
+
+
 def _hold(decision: Decision, reason: str, scope: str = "fleet", sites: tuple[str, ...] | None = None) -> Decision:
     return msgspec.structs.replace(decision, reason=reason, scope=scope, sites=sites)
 
@@ -107,7 +120,7 @@ def _scope(finding: Finding, fleet: Fleet) -> tuple[str, tuple[str, ...] | None]
         return "fleet", None
     if finding.scope == "cohort":
         cohorts = {s.cohort for s in fleet.sites if s.name in finding.sites}
-        name = sorted(cohorts)[0] if cohorts else "default"
+        name = min(cohorts) if cohorts else "default"
         return f"cohort:{name}", tuple(s.name for s in fleet.sites if s.cohort == name)
     return f"site:{finding.sites[0]}", finding.sites[:1]
 

@@ -21,7 +21,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write `value` at `key`. `expect` is the version read before, None for "must be new", "*" for whatever is there."""
+    """Write `value` at `key`. `expect`: the version read before, None for "must be new", "*" for whatever is there."""
 
     key: str
     value: bytes

@@ -72,6 +72,7 @@ class SiteState(msgspec.Struct, frozen=True, kw_only=True):
     observed: str = ""  # digest in its newest telemetry
     observed_at: datetime | None = None
     last_good: str = ""
+    before: str = ""  # last known good when the run reached it: where that run's way back leads
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,329 @@
+"""Telemetry in: each batch is verified, counted once into its windows, and kept as it came; or quarantined, with the
+reason.
+
+All that a batch changes at its site (windows, predictions, the batch's own record, what the site is seen to serve) is
+one write, so that a batch is counted wholly or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+
+from drift import envelope, windows
+from drift.performance import Outcomes, Predictions
+from drift.reference import Reference
+from drift.telemetry import Batch, Labels
+from drift.windows import Window
+from triggers import codec, sites
+from triggers.candidates import reference
+from triggers.config import Loop, Site, duration
+from triggers.errors import NotFound, Refused
+from triggers.ports import Ports, Put
+from triggers.records import BatchRecord, Quarantined, SiteState, Unit, again, site_partition
+
+MAX_AHEAD = timedelta(minutes=10)
+"""How far a site's clock may be ahead of ours."""
+
+_COMMIT = 60
+_SPAN = 30
+_NOWHERE = "driftloop"
+
+
+@dataclass
+class Intake:
+    """What became of some payloads. `rows` are those counted into windows."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    rows: int = 0
+    refused_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    payload: bytes
+    digest: str
+    batch: Batch
+
+
+class _Bad(Exception):
+    """This payload goes to quarantine, for this reason."""
+
+
+def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
+    """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself."""
+    done = Intake()
+    by_site: dict[tuple[str, str], list[_Arrival]] = {}
+    for payload in payloads:
+        header = None
+        try:
+            header = envelope.peek(payload)
+            batch = _read(ports, payload, header)
+        except (_Bad, envelope.BadBatch, Refused) as problem:
+            _quarantine(ports, payload, header, str(problem))
+            done.quarantined += 1
+            continue
+        arrival = _Arrival(payload, codec.digest(payload), batch)
+        by_site.setdefault((batch.loop, batch.site), []).append(arrival)
+    for (loop_name, site), arrivals in by_site.items():
+        _fold(ports, ports.configs.loop(loop_name), site, arrivals, done)
+    return done
+
+
+def _read(ports: Ports, payload: bytes, header: envelope.Header) -> Batch:
+    try:
+        loop = ports.configs.loop(header.loop)
+    except NotFound as problem:
+        raise _Bad(f"unknown loop {header.loop!r}") from problem
+    site = ports.configs.fleet(header.loop).site(header.site)
+    if site is None:
+        raise _Bad(f"unknown site {header.site!r}")
+    _verify(ports, payload, header, site)
+    now = ports.clock.now().timestamp()
+    if header.end > now + MAX_AHEAD.total_seconds():
+        raise _Bad(f"ends at {envelope.iso(header.end)}, in the future")
+    lateness, seconds = (duration(d).total_seconds() for d in (loop.telemetry.lateness, loop.telemetry.window))
+    if windows.too_late(header.start, int(now), int(lateness), int(seconds)):
+        raise _Bad(f"begins at {envelope.iso(header.start)}, later than {loop.telemetry.lateness}: use backfill")
+    return envelope.decode(payload, loop.schema.telemetry(loop.task))
+
+
+def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -> None:
+    if not site.keys:
+        return
+    key = next((k for k in site.keys if k.id == header.key), None)
+    if key is None:
+        raise _Bad(f"{site.name} has no key {header.key!r}")
+    if key.revoked:
+        raise _Bad(f"key {key.id!r} of {site.name} is revoked")
+    made = datetime.fromtimestamp(header.end, ports.clock.now().tzinfo)
+    if (key.not_before and made < key.not_before) or (key.not_after and made > key.not_after):
+        raise _Bad(f"key {key.id!r} of {site.name} is not valid at {made:%Y-%m-%d %H:%M} UTC")
+    signed, signature = envelope.signed_part(payload)
+    if signature is None:
+        raise _Bad("is not signed")
+    if not ports.signatures.verify(key.public, signature, signed):
+        raise _Bad(f"signature is not by key {key.id!r} of {site.name}")
+
+
+def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, reason: str) -> None:
+    known = header is not None and header.loop in ports.configs.loops()
+    loop = header.loop if header and known else _NOWHERE
+    digest = codec.digest(payload)
+    found = Quarantined(
+        at=ports.clock.now(),
+        loop=header.loop[:100] if header else "",
+        site=header.site[:100] if header else "",
+        batch=header.batch[:200] if header else "",
+        reason=reason,
+        blob=f"quarantine/{loop}/{digest}",
+    )
+    ports.blobs.put(found.blob, payload)
+    ports.store.commit(loop, [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
+
+
+def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], done: Intake) -> None:
+    """Fold one site's batches, in as few writes as fit."""
+    i = 0
+    while i < len(arrivals):
+        folder = again(lambda i=i: _attempt(ports, loop, site, arrivals[i:]))  # type: ignore[misc]
+        i += folder.taken
+        done.accepted += folder.counted.accepted
+        done.duplicate += folder.counted.duplicate
+        done.quarantined += folder.counted.quarantined
+        done.rows += folder.counted.rows
+        done.refused_rows += folder.counted.refused_rows
+        _speak(ports, loop, site, folder)
+
+
+def _attempt(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival]) -> _Folder:
+    folder = _Folder(ports, loop, site)
+    for arrival in arrivals:
+        folder.take(arrival)
+        folder.taken += 1
+        if folder.full:
+            break
+    folder.save()
+    return folder
+
+
+def _speak(ports: Ports, loop: Loop, site: str, folder: _Folder) -> None:
+    """After the write: what the site's new state means for its run."""
+    before, after = folder.before, folder.state
+    if after.status != before.status:
+        sites.follow_up(ports, loop.loop, site, after)
+    if folder.counted.accepted and sites.returned(after):
+        sites.ask_returned(ports, loop.loop, site, after)
+
+
+class _Folder:
+    """One unit of work at one site."""
+
+    def __init__(self, ports: Ports, loop: Loop, site: str) -> None:
+        self.ports, self.loop, self.site = ports, loop, site
+        self.now = ports.clock.now()
+        self.unit = Unit(ports.store, site_partition(loop.loop, site))
+        self.before = self.unit.get(sites.SITE, SiteState) or SiteState()
+        self.state = self.before
+        self.windows: dict[str, Window] = {}
+        self.seconds = int(duration(loop.telemetry.window).total_seconds())
+        self.counted = Intake()
+        self.taken = 0
+
+    def take(self, arrival: _Arrival) -> None:
+        batch = arrival.batch
+        key = f"batch/{batch.id}"
+        known = self.unit.get(key, BatchRecord)
+        if known is not None:
+            if known.digest == arrival.digest:
+                self.counted.duplicate += 1
+            else:
+                self._refuse(arrival, f"batch {batch.id!r} was counted before with other bytes")
+            return
+        try:
+            about = reference(self.ports, batch.candidate)
+            deltas = windows.fold(batch, about, self.seconds)
+        except NotFound:
+            self._refuse(arrival, f"unknown candidate {batch.candidate[:64]!r}")
+            return
+        except ValueError as problem:
+            self._refuse(arrival, str(problem))
+            return
+        if len(deltas) > _SPAN:
+            self._refuse(arrival, f"spans {len(deltas)} windows, more than {_SPAN}: cut it")
+            return
+        day = envelope.iso(batch.start)[:10]
+        self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{quote(batch.id, safe='')}", arrival.payload)
+        if batch.labels is not None and len(batch.labels):
+            self._labelled(batch.labels, batch.id)
+        for start, delta in deltas.items():
+            self._add(batch.candidate, start, delta)
+        if batch.rows is not None and len(batch.rows):
+            self._predicted(batch, about)
+        if batch.refused:
+            self._refused_rows(arrival)
+        rows = sum(w.rows for w in deltas.values())
+        record = BatchRecord(digest=arrival.digest, rows=rows, refused=len(batch.refused), at=self.now)
+        self.unit.put(key, record)
+        if batch.rows is not None or batch.sketch is not None:
+            self.state = sites.observe(self.state, batch, self.loop.rollout, self.now)
+        self.counted.accepted += 1
+        self.counted.rows += rows
+        self.counted.refused_rows += len(batch.refused)
+
+    @property
+    def full(self) -> bool:
+        return len(self.unit) + len(self.windows) > _COMMIT
+
+    def save(self) -> None:
+        for key, window in self.windows.items():
+            self.unit.raw(key)
+            self.unit.put_raw(key, window.to_bytes())
+        if self.state != (self.unit.get(sites.SITE, SiteState) or SiteState()):
+            self.unit.put(sites.SITE, self.state)
+        self.unit.commit()
+        self.windows.clear()
+
+    def _add(self, candidate: str, start: int, delta: Window) -> None:
+        key = f"window/{candidate}/{start:012}"
+        if key not in self.windows:
+            raw = self.unit.raw(key)
+            if raw is None:
+                self.windows[key] = delta
+                return
+            self.windows[key] = Window.from_bytes(raw)
+        self.windows[key] = self.windows[key] + delta
+
+    def _predicted(self, batch: Batch, about: Reference) -> None:
+        """Remember the predictions until their labels come, by period; labels that came first are settled now."""
+        assert batch.rows is not None
+        record = Predictions.of(batch.rows, about, self.seconds)
+        start = windows.period(batch.start, self.seconds)
+        early = [o for p in (start, start + self.seconds) for o in self.unit.scan(f"orphans/{p:012}/")]
+        for key, raw in early:
+            waiting = msgspec.json.decode(raw, type=_Orphans)
+            record, outcomes, matched = record.settle(waiting.labels())
+            self._outcomes(batch.candidate, about, outcomes)
+            left = waiting.without(matched.tolist())
+            if left.ids:
+                self.unit.put_raw(key, msgspec.json.encode(left))
+            else:
+                self.unit.delete(key)
+        self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
+
+    def _labelled(self, labels: Labels, batch: str) -> None:
+        """Join labels with predictions of their period; what has no prediction yet waits for it.
+
+        Settling twice is the same as once, so many labels may take several writes; the batch's record comes last.
+        """
+        starts = labels.at - labels.at % self.seconds
+        for start in np.unique(starts).tolist():
+            wanted = _pick(labels, starts == start)
+            found = np.zeros(len(wanted), np.bool_)
+            for period in (start, start - self.seconds):  # a batch is filed under the period in which it begins
+                for key, raw in list(self.unit.scan(f"predictions/{period:012}/")):
+                    if found.all():
+                        break
+                    candidate = key.split("/")[2]
+                    record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted)
+                    if matched.any():
+                        found |= matched
+                        self.unit.put_raw(key, record.to_bytes())
+                        self._outcomes(candidate, reference(self.ports, candidate), outcomes)
+                        if self.full:
+                            self.save()
+            if not found.all():
+                left = _pick(wanted, ~found)
+                waiting = _Orphans(list(left.ids), left.at.tolist(), left.label.tolist())
+                key = f"orphans/{start:012}/{batch}"
+                self.unit.raw(key)
+                self.unit.put_raw(key, msgspec.json.encode(waiting))
+
+    def _outcomes(self, candidate: str, about: Reference, outcomes: Mapping[int, Outcomes]) -> None:
+        for start, delta in windows.settled(candidate, self.site, self.seconds, about, outcomes).items():
+            self._add(candidate, start, delta)
+
+    def _refuse(self, arrival: _Arrival, reason: str) -> None:
+        _quarantine(self.ports, arrival.payload, envelope.peek(arrival.payload), reason)
+        self.counted.quarantined += 1
+
+    def _refused_rows(self, arrival: _Arrival) -> None:
+        batch = arrival.batch
+        found = Quarantined(
+            at=self.now,
+            loop=batch.loop,
+            site=batch.site,
+            batch=batch.id,
+            reason=f"{len(batch.refused)} rows of the batch could not be read; the others were counted",
+            blob=f"batches/{batch.loop}/{batch.site}/{envelope.iso(batch.start)[:10]}/{quote(batch.id, safe='')}",
+            rows=tuple((r.row, r.field, r.reason) for r in batch.refused[:100]),
+        )
+        key = f"quarantine/rows-{arrival.digest[:32]}"
+        self.ports.store.commit(batch.loop, [Put(key, codec.encode(found), "*")])
+
+
+class _Orphans(msgspec.Struct, frozen=True):
+    """Labels whose predictions have not come yet."""
+
+    ids: list[str]
+    at: list[int]
+    label: list[float]
+
+    def labels(self) -> Labels:
+        return Labels(self.ids, np.array(self.at, np.int64), np.array(self.label, np.float64))
+
+    def without(self, matched: Sequence[bool]) -> _Orphans:
+        keep = [i for i, gone in enumerate(matched) if not gone]
+        return _Orphans([self.ids[i] for i in keep], [self.at[i] for i in keep], [self.label[i] for i in keep])
+
+
+def _pick(labels: Labels, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Labels:
+    index = np.flatnonzero(mask)
+    return Labels([labels.ids[i] for i in index.tolist()], labels.at[index], labels.label[index])

@@ -1,0 +1,712 @@
+"""The shell: load, decide, save, send. The core decides; this asks the ports to remember it and to do it.
+
+State and outbox are one write, and what is sent is sent after it; whatever a crash leaves unsent, the next call or the
+sweep sends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from drift.report import Limits as DriftLimits
+from drift.report import Report, State, assess
+
+from drift.windows import Window
+from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
+from triggers import effects as do
+from triggers import events as on
+from triggers.config import Fleet, Loop, duration, rate
+from triggers.errors import Conflict, Refused
+from triggers.ports import Job, Message, Ports
+from triggers.records import (
+    AuditEntry,
+    BatchRecord,
+    Freeze,
+    Head,
+    LoopUnit,
+    Outbox,
+    Unit,
+    again,
+    loop_of,
+    site_partition,
+)
+from triggers.run import Limits, Phase, Run
+
+replace = msgspec.structs.replace
+
+
+class Detector(msgspec.Struct, frozen=True, kw_only=True):
+    """Drift evidence so far for one candidate, and up to which window of each site it has been used."""
+
+    state: bytes = b""
+    cursor: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found: the report per candidate, and what was decided."""
+
+    reports: Mapping[str, Report]
+    decision: policy.Decision
+    run: str = ""
+
+
+# --- the drift check
+
+
+def check(ports: Ports, loop_name: str) -> Checked:
+    """Assess what was not yet assessed, decide, and save both in one write with the run that may follow."""
+    checked = again(lambda: _check(ports, loop_name))
+    if checked.run:
+        flush(ports, checked.run)
+    return checked
+
+
+def _check(ports: Ports, loop_name: str) -> Checked:
+    loop, fleet, now = ports.configs.loop(loop_name), ports.configs.fleet(loop_name), ports.clock.now()
+    unit = LoopUnit(ports.store, loop_name, now)
+    stamp = f"{now:%Y-%m-%dT%H%M%S}"
+    if made := unit.get(f"decision/{stamp}", policy.Decision):
+        return Checked({}, made)  # a timer that came twice
+    reports, findings = _assess(ports, unit, loop, fleet)
+    decision, history = policy.decide(
+        findings,
+        unit.head.history,
+        now,
+        loop,
+        fleet,
+        active=sorted(unit.head.active.values()),
+        rows=_labelled_rows(ports, unit.head, loop, fleet, now) if findings else 0,
+        frozen=sites.frozen(ports, loop_name),
+    )
+    unit.put(f"decision/{stamp}", decision)
+    unit.set_head(history=history)
+    for candidate, report in reports.items():
+        ports.blobs.put(f"reports/{loop_name}/{stamp}-{candidate[:12]}.json", msgspec.json.encode(report.to_dict()))
+    run = ""
+    if decision.action == "retrain":
+        run = _begin(unit, decision, loop)
+    elif decision.findings:
+        unit.note("held", loop_name, decision.reason, scope=decision.scope)
+    unit.commit()
+    return Checked(reports, decision, run)
+
+
+def _assess(
+    ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet
+) -> tuple[dict[str, Report], list[policy.Finding]]:
+    """One report per champion that sites serve; each window is evidence once."""
+    settled = unit.now - duration(loop.telemetry.settle) - duration(loop.telemetry.window)
+    reports: dict[str, Report] = {}
+    findings: list[policy.Finding] = []
+    for candidate in sorted({unit.head.champion, *unit.head.scoped.values()} - {""}):
+        key = f"detector/{candidate}"
+        detector = unit.get(key, Detector) or Detector()
+        cursor, windows = dict(detector.cursor), []
+        for site in fleet.sites:
+            if unit.head.champion_of(site.name) != candidate:
+                continue
+            prefix = f"window/{candidate}/"
+            after = f"{prefix}{cursor.get(site.name, -1):012}" if site.name in cursor else prefix
+            for record in ports.store.scan(site_partition(loop.loop, site.name), prefix, after):
+                window = Window.from_bytes(record.value)
+                if window.start > settled.timestamp():
+                    break
+                cursor[site.name] = window.start
+                windows.append(window)
+        state = State.from_bytes(detector.state) if detector.state else None
+        report, after_state = assess(candidates.reference(ports, candidate), windows, state, drift_limits(loop, fleet))
+        unit.put(key, Detector(state=after_state.to_bytes(), cursor=cursor))
+        reports[candidate] = report
+        findings += [
+            policy.Finding(
+                kind=f.kind,
+                statistical=f.statistical,
+                scope=f.scope,
+                sites=tuple(f.sites),
+                features=tuple(f.features),
+                reason=f.reason,
+            )
+            for f in report.findings
+        ]
+    return reports, findings + policy.silent(_last_heard(ports, loop, fleet), loop, unit.now)
+
+
+def drift_limits(loop: Loop, fleet: Fleet) -> DriftLimits:
+    """loop.yaml's drift section, as drift/ wants it."""
+    alarms, per = rate(loop.drift.false_alarms)
+    return DriftLimits(
+        false_alarms=alarms,
+        per_seconds=int(per.total_seconds()),
+        minimum_rows=loop.drift.minimum_rows,
+        missing=loop.drift.quality.missing,
+        range=loop.drift.quality.range,
+        unseen=loop.drift.quality.unseen,
+        quality_rows=loop.drift.quality.minimum_rows,
+        cohort_quorum=loop.drift.quorum.cohort,
+        fleet_quorum=loop.drift.quorum.fleet,
+        cohorts={s.name: s.cohort for s in fleet.sites},
+        window_seconds=int(duration(loop.telemetry.window).total_seconds()),
+    )
+
+
+def _last_heard(ports: Ports, loop: Loop, fleet: Fleet) -> dict[str, datetime | None]:
+    return {name: state.observed_at for name, state in sites.states(ports, loop.loop).items()}
+
+
+def _labelled_rows(ports: Ports, head: Head, loop: Loop, fleet: Fleet, now: datetime) -> int:
+    """How many labelled rows a training that began now could use."""
+    end = now - duration(loop.training.holdout)
+    start = end - duration(loop.training.window)
+    total = 0
+    for site in fleet.sites:
+        if site.data == "stays":
+            continue
+        for record in ports.store.scan(site_partition(loop.loop, site.name), "window/"):
+            at = int(record.key.rsplit("/", 1)[1])
+            if start.timestamp() <= at < end.timestamp():
+                total += Window.from_bytes(record.value).outcomes.labels
+    return total
+
+
+# --- runs
+
+
+def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str = "") -> str:
+    number = unit.head.counter + 1
+    run_id = f"{loop.loop}.{decision.at:%Y-%m-%d}.{number}"
+    champion = unit.head.champion_of(decision.sites[0]) if decision.sites else unit.head.champion
+    limits = Limits(
+        training=loop.training,
+        gates=loop.gates,
+        rollout=loop.rollout,
+        approval_expires=loop.approval.expires,
+        evaluation_timeout=loop.evaluation.timeout,
+    )
+    if candidate:
+        step = lifecycle.enter(decision, run_id, champion, candidate, limits)
+    else:
+        step = lifecycle.begin(decision, run_id, champion, limits)
+    unit.set_head(counter=number, active={**unit.head.active, decision.scope: run_id})
+    unit.put(f"run/{run_id}", step.run)
+    unit.post(run_id, "begin", step.effects)
+    unit.note("run-began", run_id, decision.reason, scope=decision.scope, champion=champion, candidate=candidate)
+    return run_id
+
+
+def submit(ports: Ports, loop_name: str, candidate: str, by: str, reason: str) -> str:
+    """A candidate that somebody else made enters at the gate. Raises Refused while another run is active."""
+    candidates.manifest(ports, candidate)
+    return _start(ports, loop_name, reason, by, candidate)
+
+
+def retrain(ports: Ports, loop_name: str, by: str, reason: str) -> str:
+    """A person wants a retraining now: hysteresis, cooldown and budget are theirs to judge."""
+    return _start(ports, loop_name, reason, by)
+
+
+def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "") -> str:
+    loop = ports.configs.loop(loop_name)
+
+    def attempt() -> str:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        if unit.head.active:
+            raise Refused(f"{min(unit.head.active.values())} has not ended", loop=loop_name)
+        if why := sites.frozen(ports, loop_name):
+            raise Refused(why, loop=loop_name)
+        words = f"asked for by {by}: {reason}"
+        decision = policy.Decision(loop=loop_name, at=unit.now, action="retrain", reason=words)
+        run_id = _begin(unit, decision, loop, candidate)
+        unit.commit()
+        return run_id
+
+    run_id = again(attempt)
+    flush(ports, run_id)
+    return run_id
+
+
+def adopt(ports: Ports, loop_name: str, candidate: str, by: str) -> None:
+    """The first champion: what the sites serve before driftloop has made anything."""
+    candidates.manifest(ports, candidate)
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        if unit.head.champion in ("", candidate):
+            unit.set_head(champion=candidate)
+            unit.note("adopted", candidate, "the first champion", by)
+            unit.commit()
+        else:
+            raise Refused(f"{loop_name} has a champion already", champion=unit.head.champion)
+
+    if LoopUnit(ports.store, loop_name, ports.clock.now()).head.champion != candidate:
+        again(attempt)
+    for site in ports.configs.fleet(loop_name).sites:
+        sites.adopt(ports, loop_name, site.name, candidate)
+
+
+def tell(ports: Ports, event: on.Event) -> Run:
+    """Move one run by one event: load, advance, save with its effects in one write, send."""
+    run = again(lambda: _tell(ports, event))
+    flush(ports, event.run)
+    if run.phase is Phase.VERIFIED:
+        sites.report(ports, run.id)
+    return run
+
+
+def _tell(ports: Ports, event: on.Event) -> Run:
+    unit = LoopUnit(ports.store, loop_of(event.run), ports.clock.now())
+    before = unit.run(event.run)
+    step = lifecycle.advance(before, event)
+    if step.run == before:
+        return before
+    unit.put(f"run/{event.run}", step.run)
+    unit.post(event.run, event.id, step.effects)
+    unit.note(
+        f"event-{event.__struct_config__.tag}",
+        event.run,
+        step.run.because,
+        getattr(event, "by", "driftloop"),
+        event=msgspec.to_builtins(event),
+        phase=str(step.run.phase),
+    )
+    if step.run.phase.final:
+        _end(unit, step.run)
+    unit.commit()
+    return step.run
+
+
+def _end(unit: LoopUnit, run: Run) -> None:
+    active = {scope: r for scope, r in unit.head.active.items() if r != run.id}
+    unit.set_head(active=active, history=replace(unit.head.history, ended=unit.now))
+    if run.phase is not Phase.VERIFIED:
+        return
+    if run.sites is None:
+        unit.set_head(champion=run.candidate, scoped={})
+    else:
+        unit.set_head(scoped={**unit.head.scoped, **dict.fromkeys(run.sites, run.candidate)})
+
+
+def flush(ports: Ports, run_id: str) -> int:
+    """Send what is in a run's outbox and not yet performed; a message sent twice is performed once."""
+    keys = [r.key for r in ports.store.scan(loop_of(run_id), f"outbox/{run_id}/")]
+    if keys:
+        ports.bus.send("effects", [Message(id=key, body=key.encode()) for key in keys])
+    return len(keys)
+
+
+# --- effects
+
+
+def perform(ports: Ports, key: str) -> bool:
+    """Perform one effect of an outbox, unless it is done, no longer wanted, or held by a freeze."""
+    run_id = key.split("/")[1]
+    loop_name = loop_of(run_id)
+    record = ports.store.get(loop_name, key)
+    if record is None:
+        return False
+    effect = codec.decode(record.value, Outbox).effect
+    run = LoopUnit(ports.store, loop_name, ports.clock.now()).run(run_id)
+    if _wanted(run, effect):
+        if not isinstance(effect, do.GOES_ON_WHILE_FROZEN) and sites.frozen(ports, loop_name):
+            return False
+        _PERFORM[type(effect)](ports, run, effect)
+    try:
+        unit = Unit(ports.store, loop_name)
+        unit.delete(key)
+        unit.commit()
+    except Conflict:
+        return False
+    return True
+
+
+_ONLY_IN: Mapping[type[do.Effect], Phase] = {
+    do.Train: Phase.TRAINING,
+    do.Evaluate: Phase.EVALUATING,
+    do.AskApproval: Phase.AWAITING_APPROVAL,
+    do.DeployWave: Phase.ROLLING_OUT,
+    do.RollBack: Phase.ROLLING_BACK,
+}
+
+
+def _wanted(run: Run, effect: do.Effect) -> bool:
+    """An effect that waited (a freeze, a crash) may have been overtaken."""
+    if _ONLY_IN.get(type(effect), run.phase) is not run.phase:
+        return False
+    return not isinstance(effect, do.DeployWave) or effect.wave == run.wave
+
+
+def _train(ports: Ports, run: Run, effect: do.Train) -> None:
+    spec = {
+        "from": effect.start.isoformat(),
+        "to": effect.end.isoformat(),
+        "parent": effect.parent,
+        "sites": _may_leave(ports, run, effect.sites),
+    }
+    timeout = duration(run.limits.training.timeout).total_seconds()
+    ports.jobs.submit(
+        Job(effect.job, "train", run.loop, run.id, effect.compute, spec, timeout)
+    )
+
+
+def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
+    loop = ports.configs.loop(run.loop)
+    spec = {
+        "champion": effect.champion,
+        "challenger": effect.challenger,
+        "from": effect.start.isoformat(),
+        "to": effect.end.isoformat(),
+        "sites": _may_leave(ports, run, effect.sites),
+        "confidence": run.limits.gates.confidence,
+        "metric": run.limits.gates.metric or ("auc" if loop.task == "binary" else "rmse"),
+    }
+    timeout = duration(run.limits.evaluation_timeout).total_seconds()
+    ports.jobs.submit(Job(effect.job, "evaluate", run.loop, run.id, effect.compute, spec, timeout))
+
+
+def _may_leave(ports: Ports, run: Run, wanted: Sequence[str] | None) -> list[str] | None:
+    fleet = ports.configs.fleet(run.loop)
+    if all(s.data == "may-leave" for s in fleet.sites):
+        return None if wanted is None else list(wanted)
+    return [s.name for s in fleet.sites if s.data == "may-leave" and (wanted is None or s.name in wanted)]
+
+
+def _cancel_job(ports: Ports, run: Run, effect: do.CancelJob) -> None:
+    ports.jobs.cancel(effect.job)
+
+
+def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> None:
+    fleet, loop = ports.configs.fleet(run.loop), ports.configs.loop(run.loop)
+    plan = rollout.plan(fleet, run.limits.rollout, run.loop, run.candidate, run.sites)
+    data = codec.encode(plan)
+    ports.blobs.put(f"plans/{codec.digest(data)}", data)
+    now = ports.clock.now()
+    request = approval.Request(
+        run=run.id,
+        loop=run.loop,
+        candidate=effect.candidate,
+        evidence=effect.evidence,
+        plan=codec.digest(data),
+        outcome=effect.outcome,
+        verdict=effect.verdict,
+        asked=now,
+        expires=effect.expires,
+    )
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, run.loop, now)
+        if unit.get(f"approval/{run.id}", approval.Request) is None:
+            unit.put(f"approval/{run.id}", request)
+            unit.note("approval-asked", run.id, effect.verdict, plan=request.plan, candidate=request.candidate)
+            unit.commit()
+
+    again(attempt)
+    ports.notifier.tell(
+        {
+            "id": f"approval/{run.id}",
+            "kind": "approval",
+            "loop": run.loop,
+            "title": f"{run.loop}: a new model waits for your answer",
+            "text": effect.verdict,
+            "facts": {"run": run.id, "candidate": effect.candidate[:12], "approvers": list(loop.approval.approvers)},
+            "link": f"/api/approvals/{run.id}",
+        }
+    )
+
+
+def _withdraw_approval(ports: Ports, run: Run, effect: do.WithdrawApproval) -> None:
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, run.loop, ports.clock.now())
+        request = unit.get(f"approval/{run.id}", approval.Request)
+        if request is not None and request.state == "open":
+            unit.put(f"approval/{run.id}", replace(request, state="withdrawn", reason=effect.reason))
+            unit.note("approval-withdrawn", run.id, effect.reason)
+            unit.commit()
+
+    again(attempt)
+
+
+def _deploy_wave(ports: Ports, run: Run, effect: do.DeployWave) -> None:
+    sites.deploy_wave(ports, run, effect.wave)
+
+
+def _roll_back(ports: Ports, run: Run, effect: do.RollBack) -> None:
+    sites.roll_back(ports, run, effect.through, effect.reason)
+    sites.report(ports, run.id)
+
+
+def _announce(ports: Ports, run: Run, effect: do.Announce) -> None:
+    ports.notifier.tell(
+        {
+            "id": f"{run.id}/{effect.kind}",
+            "kind": effect.kind,
+            "loop": run.loop,
+            "title": effect.title,
+            "text": effect.text,
+            "facts": {"run": run.id},
+            "link": f"/api/runs/{run.id}",
+        }
+    )
+
+
+def _set_deadline(ports: Ports, run: Run, effect: do.SetDeadline) -> None:
+    event = on.DeadlinePassed(
+        id=f"deadline/{run.id}/{effect.phase}/{effect.at:%Y%m%dT%H%M%S}", run=run.id, at=effect.at, phase=effect.phase
+    )
+    message = Message(id=event.id, body=codec.encode(event, "Event"), session=run.id, at=effect.at)
+    ports.bus.send("runs", [message])
+
+
+_PERFORM: Mapping[type[do.Effect], Callable[[Ports, Run, Any], None]] = {
+    do.Train: _train,
+    do.Evaluate: _evaluate,
+    do.CancelJob: _cancel_job,
+    do.AskApproval: _ask_approval,
+    do.WithdrawApproval: _withdraw_approval,
+    do.DeployWave: _deploy_wave,
+    do.RollBack: _roll_back,
+    do.Announce: _announce,
+    do.SetDeadline: _set_deadline,
+}
+
+
+# --- what comes back
+
+
+def job_ended(ports: Ports, name: str) -> None:
+    """Turn the end of a job into the event of its run; a job that still runs is left alone."""
+    status = ports.jobs.status(name)
+    if status.state in ("unknown", "running"):
+        return
+    run_id, kind = name.rsplit("-", 1)
+    event: on.Event
+    common: dict[str, Any] = {"id": f"job/{name}", "run": run_id, "at": ports.clock.now()}
+    if status.state != "succeeded":
+        event = on.JobFailed(**common, job=name, reason=status.reason or status.state)
+    elif kind == "train":
+        event = on.Trained(**common, candidate=status.result["candidate"], rows=status.result["rows"])
+    else:
+        event = _evidence(ports, common, status.result)
+    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+
+
+def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Evaluated:
+    """What the evaluation wrote, kept whole under its digest. What is no number becomes None, and fails the gate."""
+    data = msgspec.json.encode(_finite(dict(result)), order="deterministic")
+    name = codec.digest(data)
+    ports.blobs.put(f"evidence/{name}.json", data)
+
+    def compared(part: Mapping[str, Any], prefix: str = "") -> on.Comparison:
+        return on.Comparison(
+            rows=int(part.get("rows") or 0),
+            champion=part.get(f"champion{prefix}"),
+            challenger=part.get(f"challenger{prefix}"),
+            gain=part.get("gain"),
+            gain_low=part.get("gain_low"),
+            gain_high=part.get("gain_high"),
+        )
+
+    found = msgspec.json.decode(data)
+    evidence = on.Evidence(
+        champion=found["champion"],
+        challenger=found["challenger"],
+        metric=found["metric"],
+        confidence=found["confidence"],
+        overall=compared(found, "_value"),
+        sites={name: compared(part) for name, part in found["sites"].items()},
+        log_loss=found.get("log_loss") or {},
+        start=datetime.fromisoformat(found["from"]) if found.get("from") else None,
+        end=datetime.fromisoformat(found["to"]) if found.get("to") else None,
+        data=found.get("data") or "",
+        latency_ms=found.get("latency_ms") or {},
+        bytes=int(found.get("bytes") or 0),
+    )
+    return on.Evaluated(**common, evidence=evidence, digest=name)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list) else value
+
+
+def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
+    """Take a person's answer; returns why it does not count, or nothing. One answer counts, whoever else answers."""
+    loop_name = loop_of(run_id)
+    rules = ports.configs.loop(loop_name).approval
+
+    def attempt() -> str:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        request = unit.need(f"approval/{run_id}", approval.Request)
+        if request.state in ("approved", "rejected") and _same_answer(request, given):
+            _tell_answer(ports, request)
+            return ""
+        why = approval.refusal(request, given, rules, unit.now)
+        if not why and given.answer == "approve":
+            why = sites.frozen(ports, loop_name)
+        said = f"{given.answer} by {given.by}" + (f": {given.reason}" if given.reason else "")
+        if why:
+            unit.note("answer-refused", run_id, f"{said}; refused: {why}", given.by)
+        else:
+            unit.put(f"approval/{run_id}", request := approval.answered(request, given, unit.now))
+            unit.note("answered", run_id, said, given.by, **msgspec.to_builtins(given))
+        unit.commit()
+        if not why:
+            _tell_answer(ports, request)
+        return why
+
+    return again(attempt)
+
+
+def _same_answer(request: approval.Request, given: approval.Answer) -> bool:
+    wanted = "approved" if given.answer == "approve" else "rejected"
+    shown = (given.candidate, given.evidence, given.plan) == (request.candidate, request.evidence, request.plan)
+    return request.state == wanted and request.by == given.by and shown
+
+
+def _tell_answer(ports: Ports, request: approval.Request) -> None:
+    plan = sites.load_plan(ports, request.plan)
+    event = on.Answered(
+        id=f"answer/{request.run}",
+        run=request.run,
+        at=request.answered or ports.clock.now(),
+        answer="approve" if request.state == "approved" else "reject",
+        by=request.by,
+        reason=request.reason,
+        candidate=request.candidate,
+        evidence=request.evidence,
+        plan=request.plan,
+        waves=plan.summary,
+    )
+    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=request.run)])
+
+
+# --- what an operator does
+
+
+def freeze(ports: Ports, target: str, by: str, reason: str) -> None:
+    """Begin nothing new at `target`: "all", a loop, or "loop/site"."""
+    unit = Unit(ports.store, "driftloop")
+    unit.raw(f"freeze/{target}")
+    unit.put(f"freeze/{target}", Freeze(by=by, at=ports.clock.now(), reason=reason))
+    unit.commit()
+    _note_everywhere(ports, target, "frozen", reason, by)
+
+
+def unfreeze(ports: Ports, target: str, by: str) -> None:
+    """Go on where the freeze stopped: what waited is sent now."""
+    unit = Unit(ports.store, "driftloop")
+    unit.delete(f"freeze/{target}")
+    unit.commit()
+    _note_everywhere(ports, target, "unfrozen", "", by)
+    for name in ports.configs.loops():
+        for run in active_runs(ports, name):
+            flush(ports, run.id)
+            sites.ask_again(ports, run)
+
+
+def _note_everywhere(ports: Ports, target: str, kind: str, text: str, by: str) -> None:
+    names = ports.configs.loops() if target == "all" else [target.split("/", maxsplit=1)[0]]
+    for name in names:
+
+        def attempt(name: str = name) -> None:
+            unit = LoopUnit(ports.store, name, ports.clock.now())
+            unit.note(kind, target, text, by)
+            unit.commit()
+
+        again(attempt)
+
+
+def ask(ports: Ports, run_id: str, what: type[on.Cancelled] | type[on.RollBackAsked], by: str, reason: str) -> None:
+    """A person cancels a run or wants the way back."""
+    run = LoopUnit(ports.store, loop_of(run_id), ports.clock.now()).run(run_id)
+    if run.phase.final:
+        raise Refused(f"{run_id} has ended: {run.phase}", run=run_id)
+    if (run.phase, what) not in lifecycle.RULES:
+        raise Refused(f"{run_id} is {run.phase}: nothing to take back", run=run_id)
+    now = ports.clock.now()
+    event = what(id=f"{what.__name__}/{run_id}/{now:%Y%m%dT%H%M%S.%f}", run=run_id, at=now, by=by, reason=reason)
+    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+
+
+# --- the sweep
+
+
+def sweep(ports: Ports, loop_name: str) -> None:
+    """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported."""
+    for run in active_runs(ports, loop_name):
+        flush(ports, run.id)
+        if run.phase in (Phase.TRAINING, Phase.EVALUATING):
+            job_ended(ports, f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}")
+        if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK):
+            for _, row in sites.rows(ports, run.id):
+                state = sites.state_of(ports, loop_name, row.site)
+                if state.run == run.id and state.status != row.status:
+                    sites.follow_up(ports, loop_name, row.site, state)
+            sites.ask_again(ports, run)
+            sites.report(ports, run.id)
+        if run.phase is Phase.AWAITING_APPROVAL:
+            _resume_answer(ports, run)
+
+
+def _resume_answer(ports: Ports, run: Run) -> None:
+    record = ports.store.get(run.loop, f"approval/{run.id}")
+    if record:
+        request = codec.decode(record.value, approval.Request)
+        if request.state in ("approved", "rejected"):
+            _tell_answer(ports, request)
+
+
+def forget(ports: Ports, loop_name: str) -> None:
+    """Drop what cannot come again: records of batches and predictions older than telemetry may be late, twice over."""
+    loop, now = ports.configs.loop(loop_name), ports.clock.now()
+    before = now - 2 * duration(loop.telemetry.lateness)
+    for site in ports.configs.fleet(loop_name).sites:
+        partition = site_partition(loop_name, site.name)
+        old = [
+            r.key
+            for r in ports.store.scan(partition, "batch/")
+            if codec.decode(r.value, BatchRecord).at < before
+        ]
+        for kind in ("predictions/", "orphans/"):
+            for record in ports.store.scan(partition, kind):
+                if int(record.key.split("/")[1]) >= before.timestamp():
+                    break
+                old.append(record.key)
+        for i in range(0, len(old), 90):
+            unit = Unit(ports.store, partition)
+            for key in old[i : i + 90]:
+                unit.delete(key)
+            unit.commit()
+
+
+# --- reading
+
+
+def active_runs(ports: Ports, loop_name: str) -> list[Run]:
+    """The runs that have not ended."""
+    unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+    return [unit.run(run_id) for run_id in sorted(unit.head.active.values())]
+
+
+def runs(ports: Ports, loop_name: str) -> list[Run]:
+    """Every run of a loop, by start."""
+    found = [codec.decode(r.value, Run) for r in ports.store.scan(loop_name, "run/")]
+    return sorted(found, key=lambda r: int(r.id.rsplit(".", 1)[1]))
+
+
+def story(ports: Ports, loop_name: str, subject: str = "") -> list[AuditEntry]:
+    """The audit trail of a loop, or of one run."""
+    entries = (codec.decode(r.value, AuditEntry) for r in ports.store.scan(loop_name, "audit/"))
+    return [e for e in entries if not subject or e.subject == subject]
+
+
+def head(ports: Ports, loop_name: str) -> Head:
+    """Champion, active runs and counters of a loop."""
+    return LoopUnit(ports.store, loop_name, ports.clock.now()).head

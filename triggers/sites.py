@@ -1,0 +1,407 @@
+"""What is done to sites, and what they are seen to do: deployment requests, observed telemetry, a run's own list.
+
+A site's intent and state are one record beside its windows, so that telemetry and what it proves are one write. A run's
+list of sites is written after it, and rebuilt from the sites' records by the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from drift.telemetry import Batch
+from triggers import codec, rollout
+from triggers.config import Rollout
+from triggers.errors import Conflict, Offline, Refused
+from triggers.events import RollbackReported, WaveReported
+from triggers.lifecycle import wave_report_id
+from triggers.ports import Message, Ports, Put
+from triggers.records import (
+    Change,
+    Freeze,
+    RolloutRow,
+    SiteState,
+    Unit,
+    again,
+    loop_of,
+    rollout_partition,
+    site_partition,
+)
+from triggers.run import Phase, Run
+
+replace = msgspec.structs.replace
+
+SITE = "site"
+_CHUNK = 50
+
+
+def frozen(ports: Ports, loop: str, site: str = "") -> str:
+    """Why nothing new may begin here; empty where it may."""
+    for key in ("all", loop, f"{loop}/{site}" if site else ""):
+        record = ports.store.get("driftloop", f"freeze/{key}") if key else None
+        if record:
+            found = codec.decode(record.value, Freeze)
+            return f"{key} frozen by {found.by}: {found.reason}"
+    return ""
+
+
+def adopt(ports: Ports, loop: str, site: str, candidate: str) -> None:
+    """A site begins with a candidate that was put there outside driftloop: it is its last known good."""
+
+    def attempt() -> None:
+        unit = Unit(ports.store, site_partition(loop, site))
+        if unit.get(SITE, SiteState) is None:
+            unit.put(SITE, SiteState(candidate=candidate, last_good=candidate, status="verified"))
+            unit.commit()
+
+    again(attempt)
+
+
+def load_plan(ports: Ports, plan: str) -> rollout.Plan:
+    """The plan that was approved: its bytes must still have their digest."""
+    data = ports.blobs.get(f"plans/{plan}")
+    if codec.digest(data) != plan:
+        raise Refused(f"plan {plan[:12]} is not what was approved", plan=plan)
+    return codec.decode(data, rollout.Plan)
+
+
+def deploy_wave(ports: Ports, run: Run, wave: int) -> None:
+    """Put the wave's sites on the run's list, and ask each."""
+    plan = load_plan(ports, run.plan)
+    _list(ports, run, wave, plan.waves[wave].sites)
+    _ask(ports, [_deployment(run, wave, site, ports.clock.now()) for site in plan.waves[wave].sites])
+
+
+def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bool = False) -> None:
+    """Ask every site that was reached to go back, newest wave first; a site that was not yet asked stays as it is."""
+    plan = load_plan(ports, run.plan)
+    now = ports.clock.now()
+    reached = {row.site: row for _, row in rows(ports, run.id)}
+    changes = []
+    for site in plan.through(through):
+        row = reached.get(site)
+        if row is None or row.status == "restored" or (only_failed and row.status != "failed"):
+            continue
+        state = state_of(ports, run.loop, site)
+        changes.append(
+            replace(
+                _deployment(run, row.wave, site, now),
+                id=f"{run.id}/{site}/rollback",
+                action="rollback",
+                candidate=state.before if state.run == run.id else state.last_good,
+                fence=fence(run.id, back=True),
+                reason=reason,
+            )
+        )
+    _ask(ports, changes)
+
+
+def ask_again(ports: Ports, run: Run) -> None:
+    """Ask the sites of the current wave that a freeze or a crash left waiting."""
+    now = ports.clock.now()
+    waiting = [row for _, row in rows(ports, run.id) if row.status == "waiting" and row.wave == run.wave]
+    if run.phase is Phase.ROLLING_OUT:
+        _ask(ports, [_deployment(run, row.wave, row.site, now) for row in waiting], suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+def fence(run_id: str, back: bool = False) -> int:
+    """Later runs win over earlier ones, and a run's way back over its way out.
+
+    >>> fence("flights.2013-04-12.7"), fence("flights.2013-04-12.7", back=True)
+    (14, 15)
+    """
+    return 2 * int(run_id.rsplit(".", 1)[1]) + back
+
+
+def _deployment(run: Run, wave: int, site: str, now: datetime) -> Change:
+    return Change(
+        id=f"{run.id}/{site}/deploy",
+        loop=run.loop,
+        site=site,
+        run=run.id,
+        wave=wave,
+        candidate=run.candidate,
+        action="deploy",
+        fence=fence(run.id),
+        at=now,
+    )
+
+
+def _list(ports: Ports, run: Run, wave: int, sites: Sequence[str]) -> None:
+    partition, now = rollout_partition(run.id), ports.clock.now()
+
+    def attempt(chunk: Sequence[str]) -> None:
+        known = {r.key for r in ports.store.scan(partition, f"{wave:04}/")}
+        new = [
+            Put(f"{wave:04}/{s}", codec.encode(RolloutRow(site=s, wave=wave, status="waiting", at=now)))
+            for s in chunk
+            if f"{wave:04}/{s}" not in known
+        ]
+        if new:
+            ports.store.commit(partition, new)
+
+    for i in range(0, len(sites), _CHUNK):
+        again(lambda i=i: attempt(sites[i : i + _CHUNK]))  # type: ignore[misc]
+
+
+def _ask(ports: Ports, changes: Sequence[Change], suffix: str = "") -> None:
+    for i in range(0, len(changes), _CHUNK):
+        ports.topic.publish([cloud_event("requested", c, c.at, suffix=suffix) for c in changes[i : i + _CHUNK]])
+
+
+def cloud_event(what: str, change: Change, at: datetime, suffix: str = "", **more: Any) -> dict[str, Any]:
+    """A deployment event as others may subscribe to it."""
+    return {
+        "specversion": "1.0",
+        "id": f"{change.id}/{what}{suffix}",
+        "source": f"/driftloop/{change.loop}",
+        "type": f"driftloop.deployment.{what}",
+        "subject": change.site,
+        "time": at.isoformat(),
+        "datacontenttype": "application/json",
+        "data": {**msgspec.to_builtins(change), **more},
+    }
+
+
+def deploy(ports: Ports, change: Change) -> None:
+    """Perform one request at one site: intent first, then the call, then what came of it.
+
+    A request with an older fence than the site has seen changes nothing.
+    """
+    if change.action == "deploy" and frozen(ports, change.loop, change.site):
+        return  # stays waiting on the run's list: the sweep asks again when the freeze ends
+    state = again(lambda: _intend(ports, change))
+    if state is None:
+        return
+    try:
+        ports.executor.apply(change.site, change.candidate, change.id)
+    except Offline as problem:
+        settle(ports, change, "deferred", str(problem) or "offline")
+    except Refused as problem:
+        settle(ports, change, "failed", f"{change.site}: {problem}")
+    else:
+        settle(ports, change, "restoring" if change.action == "rollback" else "applied", "")
+
+
+def _intend(ports: Ports, change: Change) -> SiteState | None:
+    unit = Unit(ports.store, site_partition(change.loop, change.site))
+    state = unit.get(SITE, SiteState) or SiteState()
+    done = state.change == change.id and state.status not in ("asked", "deferred", "waiting")
+    if state.fence > change.fence or done:
+        follow_up(ports, change.loop, change.site, state)
+        return None
+    now = ports.clock.now()
+    intent = replace(
+        state,
+        candidate=change.candidate,
+        change=change.id,
+        run=change.run,
+        wave=change.wave,
+        action=change.action,
+        fence=change.fence,
+        before=state.last_good if change.action == "deploy" and state.run != change.run else state.before,
+        status="asked",
+        reason=change.reason,
+        asked=now,
+        health=rollout.Health(candidate=change.candidate, since=now),
+    )
+    unit.put(SITE, intent)
+    unit.commit()
+    return intent
+
+
+def settle(ports: Ports, change: Change, status: rollout.SiteStatus, reason: str) -> None:
+    """Write what came of a request, unless a newer one has been there."""
+
+    def attempt() -> SiteState | None:
+        unit = Unit(ports.store, site_partition(change.loop, change.site))
+        state = unit.need(SITE, SiteState)
+        if state.change != change.id or state.status not in ("asked", "deferred"):
+            return None
+        now = ports.clock.now()
+        health = rollout.Health(candidate=change.candidate, since=now)
+        unit.put(SITE, settled := replace(state, status=status, reason=reason, health=health))
+        unit.commit()
+        return settled
+
+    settled = again(attempt)
+    if settled is not None:
+        follow_up(ports, change.loop, change.site, settled)
+
+
+def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> SiteState:
+    """What one counted batch says about its site. Only batches that end after the change are fresh.
+
+    The site is not called updated because a request was accepted: it says so itself, here.
+    """
+    end = datetime.fromtimestamp(batch.end, now.tzinfo)
+    if state.observed_at is None or end >= state.observed_at:
+        state = replace(state, observed=batch.candidate, observed_at=end)
+    health = state.health
+    if health is None or batch.candidate != state.candidate or end <= health.since:
+        return state
+    if state.status in ("restoring", "deferred", "asked") and state.action == "rollback":
+        back = "its telemetry names the last known good"
+        return replace(state, status="restored", reason=back, last_good=state.candidate)
+    if state.status not in ("applied", "verified", "deferred", "asked") or state.action != "deploy":
+        return state
+    serving = batch.serving
+    slow = limits.max_p95_ms is not None and serving.p95_ms > limits.max_p95_ms
+    health = replace(
+        health,
+        last=end if health.last is None else max(end, health.last),
+        requests=health.requests + serving.requests,
+        errors=health.errors + serving.errors,
+        slow=health.slow + serving.requests * slow,
+        p95_ms=max(health.p95_ms, serving.p95_ms),
+    )
+    verdict = rollout.judge_site(health, limits, now)
+    state = replace(state, health=health, reason=verdict.reason)
+    if verdict.outcome == "failed":
+        return replace(state, status="failed", reason=f"{batch.site}: {verdict.reason}")
+    if verdict.passed:
+        return replace(state, status="verified", last_good=state.candidate)
+    return replace(state, status="applied") if state.status in ("deferred", "asked") else state
+
+
+def returned(state: SiteState) -> bool:
+    """A deferred site speaks again, and does not yet serve what it should."""
+    return state.status == "deferred" and state.observed != state.candidate
+
+
+def ask_returned(ports: Ports, loop: str, site: str, state: SiteState) -> None:
+    """Ask a site that is back for its current intent, not for what was asked while it was away."""
+    if state.action == "adopt" or state.observed_at is None:
+        return
+    change = Change(
+        id=state.change,
+        loop=loop,
+        site=site,
+        run=state.run,
+        wave=state.wave,
+        candidate=state.candidate,
+        action=state.action,
+        fence=state.fence,
+        at=ports.clock.now(),
+        reason=state.reason,
+    )
+    _ask(ports, [change], suffix=f"/{state.observed_at:%Y%m%dT%H%M%S}")
+
+
+_TOLD: dict[str, str] = {
+    "applied": "started",
+    "verified": "succeeded",
+    "failed": "failed",
+    "deferred": "deferred",
+    "restored": "rolledback",
+}
+
+
+def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
+    """Carry a site's state to its run's list, tell the world, and report the wave where it is decided."""
+    if not state.run:
+        return
+    partition, key = rollout_partition(state.run), f"{state.wave:04}/{site}"
+    record = ports.store.get(partition, key)
+    if record is None:
+        return
+    row = codec.decode(record.value, RolloutRow)
+    if row.status != state.status:
+        now = ports.clock.now()
+        new = RolloutRow(site=site, wave=state.wave, status=state.status, reason=state.reason, at=now)
+        try:
+            ports.store.commit(partition, [Put(key, codec.encode(new), record.version)])
+        except Conflict:
+            follow_up(ports, loop, site, state_of(ports, loop, site))
+            return
+        if state.status in _TOLD:
+            change = Change(
+                id=state.change,
+                loop=loop,
+                site=site,
+                run=state.run,
+                wave=state.wave,
+                candidate=state.candidate,
+                action="rollback" if state.action == "rollback" else "deploy",
+                fence=state.fence,
+                at=state.asked or now,
+                reason=state.reason,
+            )
+            ports.topic.publish([cloud_event(_TOLD[state.status], change, now)])
+    if state.status in ("verified", "failed", "deferred", "restored"):
+        report(ports, state.run)
+
+
+def report(ports: Ports, run_id: str) -> None:
+    """Tell a run how its wave, or its way back, stands, where that decides something."""
+    run = codec.decode(_need(ports, loop_of(run_id), f"run/{run_id}"), Run)
+    now = ports.clock.now()
+    listed = [row for _, row in rows(ports, run_id)]
+    event: WaveReported | RollbackReported
+    if run.phase is Phase.ROLLING_OUT:
+        counts = rollout.count(((r.wave, r.status) for r in listed), run.wave)
+        verified, failed, deferred, pending = counts
+        if pending and not failed:
+            return
+        because = next((r.reason for r in listed if r.status == "failed"), "")
+        event = WaveReported(
+            id=wave_report_id(run_id, run.wave, counts),
+            run=run_id,
+            at=now,
+            wave=run.wave,
+            verified=verified,
+            failed=failed,
+            deferred=deferred,
+            pending=pending,
+            because=because,
+        )
+    elif run.phase is Phase.ROLLING_BACK:
+        restored, deferred, pending = _way_back(listed)
+        if pending:
+            return
+        event = RollbackReported(
+            id=f"back/{run_id}/{restored}-{deferred}-{pending}",
+            run=run_id,
+            at=now,
+            restored=restored,
+            deferred=deferred,
+            pending=pending,
+        )
+    else:
+        if run.phase is Phase.VERIFIED and any(r.status == "failed" for r in listed):
+            because = next(r.reason for r in listed if r.status == "failed")
+            roll_back(ports, run, run.wave, because, only_failed=True)
+        return
+    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+
+
+def _way_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int]:
+    statuses = [r.status for r in listed]
+    restored, deferred = statuses.count("restored"), statuses.count("deferred")
+    return restored, deferred, len(statuses) - restored - deferred - statuses.count("waiting")
+
+
+def rows(ports: Ports, run_id: str) -> list[tuple[str, RolloutRow]]:
+    """A run's own list of sites."""
+    return [(r.key, codec.decode(r.value, RolloutRow)) for r in ports.store.scan(rollout_partition(run_id))]
+
+
+def states(ports: Ports, loop: str) -> dict[str, SiteState]:
+    """Every site of the loop's fleet."""
+    return {s.name: state_of(ports, loop, s.name) for s in ports.configs.fleet(loop).sites}
+
+
+def state_of(ports: Ports, loop: str, site: str) -> SiteState:
+    """What one site should serve, and what it is seen to serve."""
+    record = ports.store.get(site_partition(loop, site), SITE)
+    return codec.decode(record.value, SiteState) if record else SiteState()
+
+
+def _need(ports: Ports, partition: str, key: str) -> bytes:
+    record = ports.store.get(partition, key)
+    if record is None:
+        raise Refused(f"{partition}: no {key}", key=key)
+    return record.value

@@ -151,13 +151,14 @@ def peek(payload: bytes, max_bytes: int = MAX_BYTES) -> Header:
 
 
 def decode(payload: bytes, schema: Schema, max_bytes: int = MAX_BYTES) -> Batch:
-    """The batch, with the rows that could not be read in `refused`. Raises BadBatch."""
+    """The batch, with the rows that could not be read in `refused`. Raises BadBatch.
+
+    The rows are read by `schema` also where the batch names another version: a feature that is absent is missing.
+    """
     _bounded(payload, max_bytes)
     text, rest = _split(payload)
     envelope = _fast(text, schema) or _careful(text, schema)
     header = envelope.header
-    if header.schema != schema.version:
-        raise BadBatch(f"is {header.schema!r}, expected {schema.version!r}", "schema")
     table = envelope.table
     if header.spelling == "arrow":
         if hashlib.sha256(rest).hexdigest() != envelope.arrow:
@@ -484,6 +485,31 @@ class _NotJson:
 
 
 def _careful(text: bytes, schema: Schema) -> _Envelope:
+    whole = _loaded(text)
+    tables = {name: whole.pop(name) for name in ("rows", "columns", "labels") if whole.get(name) is not None}
+    try:
+        head = msgspec.convert(whole, _CarefulHead)
+    except msgspec.ValidationError as error:
+        raise _mistyped(error) from None
+    for name in _Head.__struct_fields__:
+        if isinstance(value := getattr(head, name), str) and not _encodable(value):
+            raise BadBatch("holds a lone surrogate", name)
+    head.rows, head.columns, head.labels = (tables.get(name) for name in ("rows", "columns", "labels"))
+    for name, values in tables.items():
+        if isinstance(values, list) and len(values) > len(text) // _LEAST_BYTES:
+            raise BadBatch(f"{len(values)} rows in {len(text)} bytes: they cannot be telemetry", name)
+    readers = {"id": _text, "at": seconds, "score": _number}
+    readers |= {f.name: _number if f.kind == "number" else _category for f in schema.features}
+    given = next((name for name in ("rows", "columns") if name in tables), None)
+    table = _read(tables[given], readers, given) if given else None
+    labels = None
+    if "labels" in tables:
+        labels = _read(tables["labels"], {"id": _text, "at": seconds, "label": _label}, "labels")
+    return _envelope(head, table, labels)
+
+
+def _loaded(text: bytes) -> dict[str, Any]:
+    """The object, with its numbers, duplicates and non-numbers marked for the readers of single values."""
     try:
         whole = json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_NotJson, parse_int=_integer)
     except UnicodeDecodeError as error:
@@ -499,26 +525,7 @@ def _careful(text: bytes, schema: Schema) -> _Envelope:
     serving = whole.get("serving")
     if isinstance(serving, _Twice):
         raise BadBatch(f"{serving.member!r} stands twice", "serving")
-    tables = {name: whole.pop(name) for name in ("rows", "columns", "labels") if whole.get(name) is not None}
-    try:
-        head = msgspec.convert(whole, _CarefulHead)
-    except msgspec.ValidationError as error:
-        raise _mistyped(error) from None
-    for name in _Head.__struct_fields__:
-        if isinstance(value := getattr(head, name), str) and not _encodable(value):
-            raise BadBatch("holds a lone surrogate", name)
-    table = labels = None
-    if "rows" in tables or "columns" in tables:
-        name = "rows" if "rows" in tables else "columns"
-        readers = {"id": _text, "at": seconds, "score": _number}
-        readers |= {f.name: _number if f.kind == "number" else _category for f in schema.features}
-        if isinstance(tables[name], list) and len(tables[name]) > len(text) // _LEAST_BYTES:
-            raise BadBatch(f"{len(tables[name])} rows in {len(text)} bytes: they cannot be telemetry", name)
-        table = _read(tables[name], readers, name)
-    if "labels" in tables:
-        labels = _read(tables["labels"], {"id": _text, "at": seconds, "label": _label}, "labels")
-    head.rows, head.columns, head.labels = (tables.get(name) for name in ("rows", "columns", "labels"))
-    return _envelope(head, table, labels)
+    return whole
 
 
 class _CarefulHead(_Head):

@@ -1,0 +1,9 @@
+"""The Functions app: registers the blueprints; nothing else."""
+
+import azure.functions as func
+
+from functions import approvals, checks, deployments, effects, operator, runs, sweep, telemetry, training
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+for module in (telemetry, checks, runs, effects, training, approvals, deployments, sweep, operator):
+    app.register_functions(module.bp)

@@ -1,0 +1,19 @@
+"""The drift check, by timer: every loop that this app runs."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from functions import host
+from triggers import loop
+
+bp = func.Blueprint()
+
+
+@bp.timer_trigger(arg_name="timer", schedule="%CheckSchedule%")
+def check_drift(timer: func.TimerRequest) -> None:
+    """Assess what is new against the references, decide, and begin a run where that is the decision."""
+    ports = host.ports()
+    for name in ports.configs.loops():
+        loop.check(ports, name)
+        loop.forget(ports, name)

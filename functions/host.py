@@ -1,0 +1,48 @@
+"""Composition root: settings -> Ports, lazy and cached; the only place that knows the profile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING
+
+from triggers.errors import Refused
+from triggers.ports import Ports
+
+if TYPE_CHECKING:
+    from adapters.local import Local
+
+SETTINGS: Mapping[str, str] = {
+    "DRIFTLOOP_PROFILE": "local",
+    "DRIFTLOOP_STATE": "state",
+    "TelemetryQueue": "telemetry",
+    "RunsQueue": "runs",
+    "EffectsQueue": "effects",
+    "DeploymentsQueue": "deployments",
+    "CheckSchedule": "0 0 6 * * *",
+    "SweepSchedule": "0 */5 * * * *",
+}
+"""Every setting that the app reads, with its default; an app setting (environment variable) of that name wins."""
+
+
+def setting(name: str) -> str:
+    """An app setting, or its default."""
+    return os.environ.get(name) or SETTINGS[name]
+
+
+@cache
+def local() -> Local:
+    """The local profile on DRIFTLOOP_STATE; its parts are also what the local host drives."""
+    from adapters.local import Local
+
+    return Local(setting("DRIFTLOOP_STATE"))
+
+
+@cache
+def ports() -> Ports:
+    """Everything the shell may touch. Raises Refused where a setting is wrong."""
+    profile = setting("DRIFTLOOP_PROFILE")
+    if profile == "local":
+        return local().ports
+    raise Refused(f"DRIFTLOOP_PROFILE is {profile!r}: this version has the profile `local`")

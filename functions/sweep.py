@@ -1,0 +1,18 @@
+"""The sweep, by timer: what a crash or a lost message left undone."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from functions import host
+from triggers import loop
+
+bp = func.Blueprint()
+
+
+@bp.timer_trigger(arg_name="timer", schedule="%SweepSchedule%")
+def sweep_up(timer: func.TimerRequest) -> None:
+    """Unsent effects, lost job ends, sites whose state has not reached their run."""
+    ports = host.ports()
+    for name in ports.configs.loops():
+        loop.sweep(ports, name)

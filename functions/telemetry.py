@@ -1,0 +1,41 @@
+"""Telemetry: a batch over HTTP is durable in the queue when it is acknowledged; from the queue it goes into windows."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from drift import envelope
+from functions import answers, host
+from triggers import intake
+from triggers.codec import digest
+from triggers.errors import Retry
+from triggers.ports import Message
+
+bp = func.Blueprint()
+
+
+@bp.route("telemetry", methods=["POST"])
+def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
+    """One batch in; 202 when it is durable. What is not an envelope is refused; what only we cannot take now is 503."""
+    payload = req.get_body()
+    if len(payload) > envelope.MAX_BYTES:
+        return answers.problem(413, f"a batch has at most {envelope.MAX_BYTES} bytes, not {len(payload)}")
+    if not payload:
+        return answers.problem(400, "a batch has a body")
+    try:
+        host.ports().bus.send("telemetry", [Message(id=digest(payload), body=payload)])
+    except Retry as later:
+        return answers.problem(503, str(later))
+    return answers.data({"accepted": 1}, status=202)
+
+
+@bp.service_bus_queue_trigger(
+    arg_name="messages",
+    queue_name="%TelemetryQueue%",
+    connection="ServiceBus",
+    cardinality=func.Cardinality.MANY,
+    data_type=func.DataType.BINARY,
+)
+def fold_telemetry(messages: list[func.ServiceBusMessage]) -> None:
+    """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
+    intake.ingest(host.ports(), [m.get_body() for m in messages])

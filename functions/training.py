@@ -1,0 +1,19 @@
+"""The end of training and evaluation jobs, as events."""
+
+from __future__ import annotations
+
+import json
+
+import azure.functions as func
+
+from functions import host, wire
+from triggers import loop
+
+bp = func.Blueprint()
+
+
+@bp.event_grid_trigger(arg_name="message")
+@wire.isolated("job-events", lambda message: json.dumps(message.get_json()).encode())
+def job_ended(message: func.EventGridEvent) -> None:
+    """A job says it has ended; what it made is asked of the training service, not believed from the event."""
+    loop.job_ended(host.ports(), wire.job(message.get_json()))

@@ -1,0 +1,84 @@
+"""Foreign payload -> our fact: the only reader of foreign schemas, and the fence around poison."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from functions import host
+from triggers import codec, events
+from triggers.errors import Refused
+from triggers.lifecycle import IllegalTransition
+from triggers.ports import Put
+from triggers.records import Change, Quarantined
+
+log = logging.getLogger("driftloop")
+
+JOB_ENDED = ("driftloop.job.ended",)
+DEPLOYMENT_REQUESTED = ("driftloop.deployment.requested",)
+
+SUBSCRIPTIONS: Mapping[str, tuple[str, ...]] = {
+    "job_ended": JOB_ENDED,
+    "forward_deployment": DEPLOYMENT_REQUESTED,
+}
+"""Event Grid subscriptions: function -> the event types that it is sent."""
+
+
+def event(body: bytes) -> events.Event:
+    """A fact for a run. Raises Refused."""
+    found: events.Event = codec.decode_as(body, events.AnyEvent, "Event")
+    return found
+
+
+def change(data: Any) -> Change:
+    """A deployment request, from the data of its CloudEvent or the body of its message. Raises Refused."""
+    try:
+        if isinstance(data, bytes):
+            return msgspec.json.decode(data, type=Change)
+        return msgspec.convert(data, type=Change)
+    except msgspec.DecodeError as problem:
+        raise Refused(f"not a deployment request: {problem}") from problem
+
+
+def job(data: Any) -> str:
+    """The job that an event says has ended. Raises Refused."""
+    name = data.get("name") if isinstance(data, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise Refused("the event names no job")
+    return name
+
+
+def isolated(queue: str, body: Callable[[Any], bytes]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A handler whose poison is quarantined with its reason, so that it is not retried and holds nobody up.
+
+    What may succeed later (Retry) is raised, and comes again. The worker cannot settle messages, so returning is
+    completing.
+    """
+
+    def wrap(handler: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(handler)
+        def guarded(message: Any) -> None:
+            try:
+                handler(message)
+            except (Refused, IllegalTransition) as problem:
+                quarantine(queue, body(message), str(problem))
+
+        return guarded
+
+    return wrap
+
+
+def quarantine(queue: str, body: bytes, reason: str) -> None:
+    """Keep bytes that no handler will take, and why."""
+    ports = host.ports()
+    digest = codec.digest(body)
+    found = Quarantined(
+        at=ports.clock.now(), loop="", site="", batch=queue, reason=reason, blob=f"quarantine/driftloop/{digest}"
+    )
+    ports.blobs.put(found.blob, body)
+    ports.store.commit("driftloop", [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
+    log.warning("quarantined a message of %s: %s", queue, reason)

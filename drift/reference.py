@@ -126,6 +126,12 @@ class Reference:
         )
         return cls.from_bytes(made._pack())
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.version == other.version
+
+    def __hash__(self) -> int:
+        return hash(self.version)
+
     @property
     def width(self) -> int:
         """Slots of a column: the most bins that one has, then other, unseen, missing."""

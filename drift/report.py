@@ -1,0 +1,441 @@
+"""What windows say against a reference: numbers, evidence, findings, and a reason for each in words."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drift import performance
+from drift.bins import EXTRA, MISSING, UNSEEN
+from drift.compare import NAMES, compare
+from drift.detectors import State, detector, named
+from drift.reference import Reference
+from drift.sketch import OtherReference
+from drift.streams import model
+from drift.windows import Window
+
+Kind = Literal[
+    "feature", "prediction", "label", "performance", "missing", "range", "unseen", "type", "schema", "silence"
+]
+Scope = Literal["site", "cohort", "fleet"]
+
+KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
+"""Kinds under the false-alarm promise; all others are rules, counted apart."""
+
+_SMALL_FLEET = 8
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What counts as drift: loop.yaml's Drift, Quality and Quorum, in plain numbers.
+
+    At most `false_alarms` in `per_seconds`, over the whole fleet and all statistical kinds. `missing`, `range` and
+    `unseen` are shares of a window's rows (missing: above the reference's own), `refused` of rows that could not be
+    read. `cohorts` maps every site that serves the candidate to its cohort. `until`: UTC seconds up to which
+    telemetry should be complete, for silence; 0: the end of the newest window.
+    """
+
+    false_alarms: int = 1
+    per_seconds: float = 90 * 86_400.0
+    window_seconds: int = 86_400
+    minimum_rows: int = 50
+    missing: float = 0.2
+    range: float = 0.02
+    unseen: float = 0.02
+    refused: float = 0.02
+    quality_rows: int = 50
+    silence_seconds: int = 172_800
+    cohort_quorum: float = 0.5
+    fleet_quorum: float = 0.5
+    cohorts: Mapping[str, str] = field(default_factory=dict)
+    until: int = 0
+
+    @property
+    def evidence(self) -> float:
+        """What the evidence must reach for an alarm: windows between two false alarms, at least 2."""
+        return max(self.per_seconds / self.window_seconds / self.false_alarms, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that has moved, and where. `value` is held against `limit`; `statistical` ones are under the promise.
+
+    `sites` are those that moved, `features` what moved there, strongest first ("score" for the prediction); `cohorts`
+    names the cohorts of a cohort's scope.
+    """
+
+    kind: Kind
+    statistical: bool
+    scope: Scope
+    sites: tuple[str, ...]
+    features: tuple[str, ...]
+    value: float
+    limit: float
+    reason: str
+    cohorts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """How the model did at a site: `realised` from labels, `expected` from the reference, `estimated` without labels
+    (NaN where unknown). `metric` is auc, or rmse for a regression; `log_loss` is NaN for the latter."""
+
+    site: str
+    metric: str
+    labels: int
+    realised: float
+    expected: float
+    estimated: float
+    log_loss: float
+    label_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Whether the promise holds: windows between false alarms `asked` for, and what the calibration can carry."""
+
+    asked: float
+    kept: float
+    why: str
+
+    @property
+    def held(self) -> bool:
+        return self.kept >= self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """Distances [sites, features] of the windows from each site's own reference rows; NaN where rows were too few.
+
+    `values` by name: psi, js, ks, wasserstein, hellinger, tv (psi on at most 16 groups of bins).
+    """
+
+    sites: tuple[str, ...]
+    features: tuple[str, ...]
+    values: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found. `start` and `end` are UTC seconds of the windows assessed; `evidence` is held against
+    `limit`; `held` are windows with too few rows to be evidence, by site."""
+
+    start: int
+    end: int
+    windows: int
+    rows: int
+    sites: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    evidence: float
+    limit: float
+    coverage: Coverage
+    distances: Heatmap
+    performance: tuple[Performance, ...]
+    reason: str
+
+    @property
+    def drifting(self) -> bool:
+        """Whether any statistical kind has moved."""
+        return any(f.statistical for f in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; NaN as None."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def assess(
+    reference: Reference, windows: Sequence[Window], state: State | None, limits: Limits
+) -> tuple[Report, State]:
+    """What the windows not yet assessed, of all sites that serve a candidate, say against its reference, and the
+    state for the next check. The order of `windows` does not matter; deltas of one window are added first.
+
+    Raises OtherReference where windows or state were made against another reference.
+    """
+    whole = _merged(reference, windows)
+    if state is not None and state.reference != reference.version:
+        raise OtherReference(reference.version, state.reference)
+    before = state if state is not None else State.new(reference)
+    after = before.joined([*limits.cohorts, *(w.site for w in whole)])
+    for period in sorted({w.start for w in whole}):
+        after = _step(reference, [w for w in whole if w.start == period], after, limits)
+    by_site: dict[str, list[Window]] = defaultdict(list)
+    for w in whole:
+        by_site[w.site].append(w)
+    after = _seen(after, whole)
+    evidence, weights = detector(reference).evidence(after)
+    value = float((evidence * weights).sum())
+    limit = limits.evidence
+    alarm = value >= (0.5 * limit if after.alarm else limit)
+    after = replace(after, alarm=alarm)
+    drifted = _statistical(reference, after, evidence, weights, value, limits) if alarm else ()
+    findings = (*drifted, *_quality(reference, by_site, limits), *_silent(after, whole, limits))
+    coverage = _coverage(reference, limits)
+    report = Report(
+        min((w.start for w in whole), default=0),
+        max((w.end for w in whole), default=0),
+        len(whole),
+        sum(w.rows for w in whole),
+        tuple(sorted(by_site)),
+        findings,
+        value,
+        limit,
+        coverage,
+        _heatmap(reference, by_site, limits),
+        tuple(_performance(reference, site, by_site[site]) for site in sorted(by_site)),
+        _reason(findings, value, limit, whole, coverage),
+    )
+    return report, after
+
+
+def _merged(reference: Reference, windows: Sequence[Window]) -> list[Window]:
+    whole: dict[tuple[str, int], Window] = {}
+    for w in windows:
+        if w.sketch.reference != reference.version:
+            raise OtherReference(reference.version, w.sketch.reference)
+        key = (w.site, w.start)
+        whole[key] = whole[key] + w if key in whole else w
+    return [whole[k] for k in sorted(whole)]
+
+
+def _step(reference: Reference, windows: Sequence[Window], state: State, limits: Limits) -> State:
+    m = model(reference)
+    sites = [w.site for w in windows]
+    groups = m.groups(np.array([w.sketch.counts for w in windows]))
+    outcomes = [w.outcomes for w in windows]
+    sums = m.sums(groups, m.by_group(outcomes), np.array([o.sums for o in outcomes], np.float64))
+    scores = m.scores(sums, sites, windows[0].start // reference.seconds)
+    few = np.array([w.rows < limits.minimum_rows for w in windows])
+    scores[few, :-3] = np.nan
+    few = np.array([o.labels < limits.minimum_rows for o in outcomes])
+    scores[few, -3:] = np.nan
+    return detector(reference).step(state, sites, scores, limits.evidence)
+
+
+def _seen(state: State, windows: Sequence[Window]) -> State:
+    seen = dict(zip(state.sites, state.seen, strict=True))
+    for w in windows:
+        if w.rows:
+            seen[w.site] = max(seen[w.site], w.end)
+    until = max([state.until, *(w.end for w in windows)])
+    return replace(state, seen=tuple(seen[s] for s in state.sites), until=until)
+
+
+def _statistical(
+    reference: Reference, state: State, evidence: Any, weights: Any, value: float, limits: Limits
+) -> tuple[Finding, ...]:
+    """One finding per kind: what moved, and at which sites."""
+    layout = model(reference).layout
+    limit = limits.evidence
+    hit = named(evidence, weights, limit)
+    made = []
+    for k, kind in enumerate(KINDS):
+        mine = hit & (layout.kinds == k)
+        if not mine.any():
+            continue
+        sites = _moved(state, mine, layout.signed)
+        streams = np.flatnonzero(mine.any(axis=0))
+        strength = (evidence * weights)[:, streams].sum(axis=0)
+        ranked = [int(streams[i]) for i in np.argsort(-strength, kind="stable")]
+        columns = [layout.column(s) for s in ranked]
+        features = tuple(dict.fromkeys(reference.names[c] for c in columns if c >= 0))
+        aspects = tuple(dict.fromkeys(layout.aspect(s) for s in ranked))
+        scope, cohorts = _scope(sites, state.sites, limits)
+        what = ", ".join(features[:5]) or kind
+        reason = (
+            f"{kind} drift in {what} ({', '.join(aspects)}) at {_places(scope, sites, cohorts, state.sites)}: "
+            f"evidence {value:.3g} >= {limit:.3g} (one false alarm in {limit:.0f} windows)"
+        )
+        made.append(Finding(kind, True, scope, sites, features, value, limit, reason, cohorts))
+    return tuple(made)
+
+
+def _moved(state: State, hit: NDArray[np.bool_], signed: NDArray[np.bool_]) -> tuple[str, ...]:
+    """The sites that moved: named by their own evidence, or leaning the way in which the fleet's mean was named.
+
+    Of many sites half lean either way by chance, so as many are taken off as lean against.
+    """
+    moved = dict.fromkeys(np.flatnonzero(hit[1:].any(axis=1)).tolist())
+    for stream in np.flatnonzero(hit[0]).tolist():
+        recent = state.recent[1:, stream].astype(float) * (np.sign(state.recent[0, stream]) or 1.0)
+        order = np.argsort(-recent, kind="stable")
+        if len(recent) >= _SMALL_FLEET:
+            count = int(np.count_nonzero(recent > 0)) - int(np.count_nonzero(recent < 0))
+            lean = order[: max(count, 0)]
+        else:
+            lean = order[recent[order] >= max(float(recent.max()) / 3, 1.0)]
+        moved.update(dict.fromkeys(lean.tolist()))
+    return tuple(sorted(state.sites[i] for i in moved))
+
+
+def _scope(moved: Sequence[str], sites: Sequence[str], limits: Limits) -> tuple[Scope, tuple[str, ...]]:
+    """How far it reaches, by quorum: of the fleet's sites, or of every cohort that has moved sites in it."""
+    if len(moved) >= max(limits.fleet_quorum * len(sites), 1) and (len(moved) > 1 or len(sites) == 1):
+        return "fleet", ()
+    cohort = {s: limits.cohorts.get(s, "default") for s in sites}
+    size, hit = Counter(cohort.values()), Counter(cohort[s] for s in moved)
+    reached = tuple(sorted(c for c in hit if hit[c] > 1 and hit[c] >= limits.cohort_quorum * size[c]))
+    if reached and sum(hit[c] for c in reached) == len(moved):
+        return "cohort", reached
+    return "site", ()
+
+
+def _places(scope: Scope, moved: Sequence[str], cohorts: Sequence[str], sites: Sequence[str]) -> str:
+    if scope == "fleet":
+        return f"{len(moved)} of {len(sites)} sites (fleet)"
+    if scope == "cohort":
+        return f"{len(moved)} sites of {', '.join(cohorts)}"
+    return ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
+
+
+def _quality(reference: Reference, by_site: Mapping[str, list[Window]], limits: Limits) -> list[Finding]:
+    """The deterministic rules, over all rows of a site in this check."""
+    enough = [s for s in sorted(by_site) if sum(w.rows for w in by_site[s]) >= limits.quality_rows]
+    made: list[Finding] = []
+    if enough:
+        counts = np.array([sum(w.sketch.counts for w in by_site[s]) for s in enough])
+        outside = np.array([sum(w.outside for w in by_site[s]) for s in enough])
+        rows = counts.sum(axis=2)
+        base = _base(reference, enough)
+        usual = base[:, :, MISSING] / np.maximum(base.sum(axis=2), 1)
+        rules: tuple[tuple[Kind, Any, float, str], ...] = (
+            ("missing", counts[:, :, MISSING] / rows - usual, limits.missing, "more missing than in training"),
+            ("range", outside / rows, limits.range, "out of the plausible range"),
+            ("unseen", counts[:, :, UNSEEN] / rows, limits.unseen, "in categories that training never saw"),
+        )
+        for kind, share, limit, words in rules:
+            made += _broken(kind, share, limit, words, enough, reference.names, by_site, limits)
+    made += _refused(by_site, limits)
+    return made
+
+
+def _broken(
+    kind: Kind,
+    share: NDArray[np.float64],
+    limit: float,
+    words: str,
+    sites: Sequence[str],
+    names: Sequence[str],
+    by_site: Mapping[str, list[Window]],
+    limits: Limits,
+) -> Iterable[Finding]:
+    for column in np.flatnonzero((share > limit).any(axis=0)).tolist():
+        index = np.flatnonzero(share[:, column] > limit)
+        moved = tuple(sites[i] for i in index.tolist())
+        worst = float(share[index, column].max())
+        scope, cohorts = _scope(moved, sorted(by_site), limits)
+        where = _places(scope, moved, cohorts, sorted(by_site))
+        reason = f"{names[column]}: {worst:.1%} of rows {words} at {where} (limit {limit:.1%})"
+        yield Finding(kind, False, scope, moved, (names[column],), worst, limit, reason, cohorts)
+
+
+def _refused(by_site: Mapping[str, list[Window]], limits: Limits) -> Iterable[Finding]:
+    refused: dict[str, dict[str, float]] = defaultdict(dict)
+    schemas: dict[str, dict[str, int]] = defaultdict(dict)
+    for site, windows in sorted(by_site.items()):
+        rows = sum(w.rows for w in windows)
+        for name, n in sum((Counter(w.refused) for w in windows), Counter()).items():
+            if n / (rows + n) > limits.refused and rows + n >= limits.quality_rows:
+                refused[name][site] = n / (rows + n)
+        for version, n in sum((Counter(w.schemas) for w in windows), Counter()).items():
+            schemas[version][site] = n
+    for name, found in sorted(refused.items()):
+        sites, worst = tuple(found), max(found.values())
+        scope, cohorts = _scope(sites, sorted(by_site), limits)
+        where = _places(scope, sites, cohorts, sorted(by_site))
+        reason = f"{name}: {worst:.1%} of rows could not be read at {where} (limit {limits.refused:.1%})"
+        yield Finding("type", False, scope, sites, (name,), worst, limits.refused, reason, cohorts)
+    for version, counted in sorted(schemas.items()):
+        sites, rows = tuple(counted), sum(counted.values())
+        scope, cohorts = _scope(sites, sorted(by_site), limits)
+        where = _places(scope, sites, cohorts, sorted(by_site))
+        reason = f"{rows} rows of schema {version!r} at {where}, not the reference's"
+        yield Finding("schema", False, scope, sites, (), float(rows), 0.0, reason, cohorts)
+
+
+def _silent(state: State, windows: Sequence[Window], limits: Limits) -> Iterable[Finding]:
+    """Sites of the fleet whose newest window is too old; a site never heard of is silent since the first window."""
+    until = limits.until or state.until
+    seen = dict(zip(state.sites, state.seen, strict=True))
+    first = min([s for s in (*state.seen, *(w.start for w in windows)) if s > 0], default=until)
+    quiet = {s: until - (seen.get(s) or first) for s in limits.cohorts}
+    quiet = {s: gap for s, gap in quiet.items() if gap >= limits.silence_seconds > 0}
+    if quiet:
+        sites, longest = tuple(sorted(quiet)), max(quiet.values())
+        scope, cohorts = _scope(sites, sorted(limits.cohorts), limits)
+        where = _places(scope, sites, cohorts, sorted(limits.cohorts))
+        reason = f"nothing heard for {longest / 86_400:.1f} days from {where}"
+        value, limit = float(longest), float(limits.silence_seconds)
+        yield Finding("silence", False, scope, sites, (), value, limit, reason, cohorts)
+
+
+def _base(reference: Reference, sites: Sequence[str]) -> NDArray[np.int64]:
+    """Each site's own reference counts; those of all sites for one that training did not know."""
+    index = {name: i for i, name in enumerate(reference.sites)}
+    return np.array([reference.counts[index[s]] if s in index else reference.pooled for s in sites])
+
+
+def _heatmap(reference: Reference, by_site: Mapping[str, list[Window]], limits: Limits) -> Heatmap:
+    sites = tuple(sorted(by_site))
+    values = {n: np.full((len(sites), len(reference.columns)), np.nan) for n in NAMES}
+    enough = [i for i, s in enumerate(sites) if sum(w.rows for w in by_site[s]) >= limits.minimum_rows]
+    for part in (enough[i : i + _AT_ONCE] for i in range(0, len(enough), _AT_ONCE)):
+        names = [sites[i] for i in part]
+        now = np.array([sum(w.sketch.counts for w in by_site[s]) for s in names])
+        for name, found in compare(now, _base(reference, names), reference).items():
+            values[name][part] = found
+    return Heatmap(sites, reference.names, values)
+
+
+def _performance(reference: Reference, site: str, windows: Sequence[Window]) -> Performance:
+    task, unit = reference.schema.task, reference.unit
+    now = performance.total([w.outcomes for w in windows], reference.width)
+    index = dict(zip(reference.sites, reference.outcomes, strict=True))
+    usual = index.get(site) or reference.expected
+    scores = np.asarray(sum(w.sketch.counts[-1] for w in windows))
+    if task == "binary":
+        realised, expected = (float(performance.auc(o.counts[:-EXTRA])) for o in (now, usual))
+        estimated, loss = reference.estimated(scores), performance.log_loss(now)
+    else:
+        realised, expected = performance.rmse(now, unit), performance.rmse(usual, unit)
+        estimated = loss = float("nan")
+    metric = "auc" if task == "binary" else "rmse"
+    mean = performance.label_mean(now, task, unit)
+    return Performance(site, metric, now.labels, realised, expected, estimated, loss, mean)
+
+
+def _coverage(reference: Reference, limits: Limits) -> Coverage:
+    """What the calibration can carry."""
+    asked, days = limits.evidence, model(reference).days
+    kept = asked if days >= 14 else 0.0
+    why = f"{days} calibration windows of each site"
+    return Coverage(asked, kept, why)
+
+
+def _reason(
+    findings: Sequence[Finding], value: float, limit: float, windows: Sequence[Window], coverage: Coverage
+) -> str:
+    if findings:
+        return "; ".join(f.reason for f in findings)
+    if not windows:
+        return "no windows to assess"
+    promise = "" if coverage.held else f"; promise not covered: {coverage.why}"
+    return f"no drift: evidence {value:.3g} < {limit:.3g} in {len(windows)} windows{promise}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value

@@ -16,7 +16,7 @@ bp = func.Blueprint()
 
 @bp.event_grid_trigger(arg_name="message")
 @wire.isolated("deployment-events", lambda message: json.dumps(message.get_json()).encode())
-def forward_deployment(message: func.EventGridEvent) -> None:
+def forward_deployment(message: func.CloudEvent) -> None:
     """A deployment event into the queue of its site: Event Grid itself cannot set a session."""
     change = wire.change(message.get_json())
     forwarded = Message(id=message.id, body=msgspec.json.encode(change), session=change.site)

@@ -14,6 +14,6 @@ bp = func.Blueprint()
 
 @bp.event_grid_trigger(arg_name="message")
 @wire.isolated("job-events", lambda message: json.dumps(message.get_json()).encode())
-def job_ended(message: func.EventGridEvent) -> None:
+def job_ended(message: func.CloudEvent) -> None:
     """A job says it has ended; what it made is asked of the training service, not believed from the event."""
     loop.job_ended(host.ports(), wire.job(message.get_json()))

@@ -1,0 +1,270 @@
+"""Bins, sketches, windows: exact, mergeable, and the same as counting one row at a time."""
+
+import zlib
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drift import binary
+from drift.bins import EXTRA, MISSING, OTHER, UNSEEN, Grid, of_categories, of_numbers
+from drift.reference import Reference
+from drift.sketch import OtherReference, Sketch, sketch
+from drift.telemetry import Batch, Feature, Refusal, Rows, Schema, Serving
+from drift.windows import Window, fold, is_settled, pack, too_late, unpack, watermark
+
+DAY = 86_400
+SCHEMA = Schema("1", (Feature("x", low=-3.0, high=3.0), Feature("c", "category")))
+
+
+def some_rows(seed: int, n: int, days: int = 3) -> Rows:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    x[rng.random(n) < 0.1] = np.nan
+    c = rng.choice(np.array(["a", "b", "c", "new", None], dtype=object), n).tolist()
+    return Rows([f"{seed}-{i}" for i in range(n)], rng.integers(0, days * DAY, n), rng.random(n), {"x": x, "c": c})
+
+
+def a_reference(seed: int = 0, n: int = 400) -> Reference:
+    rows = some_rows(seed, n)
+    rows = replace(rows, columns={**rows.columns, "c": [v if v != "new" else "a" for v in rows.columns["c"]]})
+    return Reference.build(SCHEMA, rows, None, ["s"] * n, bins=16)
+
+
+REFERENCE = a_reference()
+
+
+def a_batch(rows: Rows | None, **more: object) -> Batch:
+    return replace(Batch("1", "loop", "model", "site", "b1", 0, 3 * DAY, rows=rows), **more)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
+anything = st.floats(width=64)
+
+
+@given(st.lists(finite, min_size=1, max_size=130, unique=True), st.lists(anything, max_size=300))
+def test_the_grid_finds_the_same_bin_as_a_binary_search(edges: list[float], values: list[float]) -> None:
+    cuts = np.sort(np.array(edges) + 0.0)
+    x = np.array(values + edges)
+    exact = np.searchsorted(cuts, x, side="right")
+    exact[np.isnan(x)] = 0
+    assert Grid(cuts).find(x).tolist() == exact.tolist()
+
+
+@given(st.lists(st.floats(allow_infinity=False, width=32), min_size=1, max_size=200), st.integers(8, 128))
+def test_number_bins_count_every_value_once_and_leave_the_outer_bins_open(values: list[float], bins: int) -> None:
+    column = of_numbers("x", np.array(values, np.float64), bins)
+    counts, tails, _ = column.count(np.array(values, np.float64), bins + EXTRA)
+    assert column.bins <= bins
+    assert counts.sum() == len(values)
+    assert counts[MISSING] == sum(v != v for v in values)
+    if not all(v != v for v in values):
+        assert counts[0] == counts[column.bins - 1] == 0
+        assert tails == (0, 0)
+
+
+@pytest.mark.parametrize("bins", [8, 64, 128])
+def test_a_heavy_value_has_a_bin_of_its_own(bins: int) -> None:
+    rng = np.random.default_rng(1)
+    x = np.where(rng.random(5000) < 0.6, 0.0, rng.lognormal(size=5000))
+    column = of_numbers("rain", x, bins)
+    counts, _, _ = column.count(x, bins + EXTRA)
+    assert int((x == 0.0).sum()) in counts.tolist()
+
+
+def test_float32_and_float64_columns_count_alike() -> None:
+    x = np.random.default_rng(2).normal(size=5000).astype(np.float32)
+    column = of_numbers("x", x.astype(np.float64), 64)
+    assert np.array_equal(column.count(x, 70)[0], column.count(x.astype(np.float64), 70)[0])
+
+
+def test_categories_beyond_the_top_are_other_and_new_ones_unseen() -> None:
+    column = of_categories("c", ["a"] * 5 + ["b"] * 3 + ["d", None], 2)
+    counts, _, _ = column.count(["a", "d", "z", None, "z"], 8)
+    assert (counts[0], counts[OTHER], counts[UNSEEN], counts[MISSING]) == (1, 1, 2, 1)
+
+
+def test_a_vocabulary_too_large_to_list_calls_strangers_other() -> None:
+    column = of_categories("c", [str(i) for i in range(20_000)], 16)
+    counts, _, _ = column.count(["never seen"], 20)
+    assert (counts[OTHER], counts[UNSEEN]) == (1, 0)
+
+
+@given(st.lists(st.integers(0, 60), min_size=3, max_size=3), st.permutations(range(3)))
+@settings(max_examples=30, deadline=None)
+def test_sketches_of_parts_add_up_to_the_sketch_of_the_whole(sizes: list[int], order: list[int]) -> None:
+    parts = [some_rows(i + 1, n) for i, n in enumerate(sizes)]
+    whole = Rows(
+        [i for p in parts for i in p.ids],
+        np.concatenate([p.at for p in parts]),
+        np.concatenate([p.score for p in parts]),
+        {"x": np.concatenate([p.columns["x"] for p in parts]), "c": [v for p in parts for v in p.columns["c"]]},
+    )
+    total = Sketch.empty(REFERENCE)
+    for i in order:
+        total = total + sketch(parts[i], REFERENCE)
+    assert total == sketch(whole, REFERENCE)
+    assert Sketch.from_bytes(total.to_bytes()) == total
+
+
+def test_sketches_of_different_references_are_not_added() -> None:
+    other = a_reference(seed=9)
+    with pytest.raises(OtherReference, match=other.version) as caught:
+        Sketch.empty(REFERENCE) + Sketch.empty(other)
+    assert REFERENCE.version in str(caught.value)
+
+
+def oracle(rows: Rows) -> dict[int, Counter[tuple[str, int]]]:
+    """One row at a time, with no code of the fold but the edges."""
+    made: dict[int, Counter[tuple[str, int]]] = {}
+    for i, at in enumerate(rows.at.tolist()):
+        count = made.setdefault(at - at % DAY, Counter())
+        for column in REFERENCE.columns:
+            value = rows.score[i] if column.name == "score" else rows.columns[column.name][i]
+            if value is None or value != value:
+                slot = REFERENCE.width + MISSING
+            elif column.kind == "number":
+                slot = sum(value >= e for e in column.edges.tolist())
+            elif value in column.categories:
+                slot = column.categories.index(value)
+            else:
+                slot = REFERENCE.width + UNSEEN
+            count[column.name, slot] += 1
+    return made
+
+
+@given(st.integers(0, 1000), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_fold_counts_like_an_oracle_that_goes_row_by_row(seed: int, n: int) -> None:
+    rows = some_rows(seed, n)
+    windows = fold(a_batch(rows), REFERENCE, DAY)
+    found = {
+        start: Counter(
+            {
+                (REFERENCE.names[c], s): int(w.sketch.counts[c, s])
+                for c, s in zip(*np.nonzero(w.sketch.counts), strict=True)
+            }
+        )
+        for start, w in windows.items()
+    }
+    assert found == oracle(rows)
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_batches_in_any_order_give_the_same_windows(sizes: list[int], random: object) -> None:
+    batches = [
+        a_batch(some_rows(i, n), serving=Serving(n, i, 1.5, 9.25), refused=(Refusal(0, "x", "text"),))
+        for i, n in enumerate(sizes)
+    ]
+
+    def added(order: list[Batch]) -> dict[int, bytes]:
+        whole: dict[int, Window] = {}
+        for batch in order:
+            for start, w in fold(batch, REFERENCE, DAY).items():
+                whole[start] = whole[start] + w if start in whole else w
+        return {start: w.to_bytes() for start, w in sorted(whole.items())}
+
+    shuffled = list(batches)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert added(batches) == added(shuffled)
+
+
+def test_a_batch_of_counts_folds_to_the_same_windows_as_its_rows() -> None:
+    rows = some_rows(5, 200)
+    windows = fold(a_batch(rows), REFERENCE, DAY)
+    again = fold(a_batch(None, sketch=pack(windows.values())), REFERENCE, DAY)
+    assert {k: w.to_bytes() for k, w in again.items()} == {k: w.to_bytes() for k, w in windows.items()}
+
+
+def test_counts_of_another_reference_site_or_time_are_refused() -> None:
+    sent = pack(fold(a_batch(some_rows(5, 20)), REFERENCE, DAY).values())
+    with pytest.raises(OtherReference):
+        fold(a_batch(None, sketch=sent), a_reference(seed=9), DAY)
+    for wrong in ({"site": "elsewhere"}, {"candidate": "another"}, {"end": -1}, {"start": 2 * DAY}):
+        with pytest.raises(ValueError, match="the sketch is of"):
+            fold(a_batch(None, sketch=sent, **wrong), REFERENCE, DAY)
+
+
+def test_refusals_latencies_and_other_schemas_are_kept_with_the_window() -> None:
+    batch = a_batch(
+        some_rows(1, 10, days=1),
+        schema="2",
+        refused=(Refusal(3, "x", "text"), Refusal(4, "x", "text")),
+        serving=Serving(10, 1, 2.0, 8.0),
+    )
+    (window,) = fold(batch, REFERENCE, DAY).values()
+    assert (window.rows, window.refused, window.schemas) == (10, {"x": 2}, {"2": 10})
+    twice = window + window
+    assert (twice.serving.requests, twice.serving.errors, twice.serving.p95_ms) == (20, 2, 8.0)
+    assert Window.from_bytes(twice.to_bytes()).to_bytes() == twice.to_bytes()
+
+
+def test_values_out_of_the_plausible_range_are_counted() -> None:
+    rows = Rows(["a", "b"], np.array([5, 6]), np.array([0.1, 0.2]), {"x": np.array([99.0, 0.0]), "c": ["a", "b"]})
+    (window,) = fold(a_batch(rows), REFERENCE, DAY).values()
+    assert window.outside.tolist() == [1, 0, 0]
+    assert window.sketch.tails[0, 1] > 0
+
+
+def test_a_window_of_100_features_and_10_000_rows_takes_less_than_16_kilobytes() -> None:
+    rng = np.random.default_rng(3)
+    schema = Schema("1", tuple(Feature(f"f{i}") for i in range(100)))
+
+    def rows(n: int) -> Rows:
+        columns = {f"f{i}": rng.normal(size=n) for i in range(100)}
+        return Rows([str(i) for i in range(n)], np.zeros(n, np.int64), rng.random(n), columns)
+
+    reference = Reference.build(schema, rows(2000), None, ["s"] * 2000, bins=64)
+    assert len(sketch(rows(10_000), reference).to_bytes()) <= 16 * 1024
+
+
+@given(st.binary(max_size=300), st.integers(0, 10_000))
+@settings(max_examples=200, deadline=None)
+def test_damaged_bytes_are_a_value_error_and_nothing_else(noise: bytes, place: int) -> None:
+    good = pack(fold(a_batch(some_rows(5, 20)), REFERENCE, DAY).values())
+    i = place % len(good)
+    for bad in (noise, good[:i], good[:i] + bytes([good[i] ^ 0x55]) + good[i + 1 :], good[:4] + zlib.compress(noise)):
+        with pytest.raises(ValueError, match="."):
+            unpack(bad)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_large() -> None:
+    bomb = b"DLW1" + zlib.compress(b"\0" * (100 << 20))
+    with pytest.raises(ValueError, match="over"):
+        unpack(bomb)
+
+
+def test_a_record_of_another_version_says_which() -> None:
+    with pytest.raises(ValueError, match="version b'2'"):
+        binary.unpack(b"TST1", b"TST2")
+
+
+def test_periods_close_by_the_watermark() -> None:
+    now = 10 * DAY + 5
+    assert watermark(now, 2 * DAY, DAY) == 8 * DAY
+    assert not too_late(8 * DAY, now, 2 * DAY, DAY)
+    assert too_late(8 * DAY - 1, now, 2 * DAY, DAY)
+    assert is_settled(9 * DAY, now, DAY, 5)
+    assert not is_settled(9 * DAY, now, DAY, 6)
+
+
+def test_a_reference_survives_its_bytes_and_its_version_names_them() -> None:
+    again = Reference.from_bytes(REFERENCE.to_bytes())
+    assert again == REFERENCE
+    assert again.version != a_reference(seed=9).version
+    assert again.columns[1].categories == REFERENCE.columns[1].categories
+    assert np.array_equal(again.calibration.groups, REFERENCE.calibration.groups)
+
+
+def test_constant_and_empty_columns_have_bins() -> None:
+    schema = Schema("1", (Feature("constant"), Feature("empty"), Feature("none", "category")))
+    columns = {"constant": np.full(50, 7.0), "empty": np.full(50, np.nan), "none": [None] * 50}
+    rows = Rows([str(i) for i in range(50)], np.arange(50) * 3600, np.full(50, 0.5), columns)
+    reference = Reference.build(schema, rows, np.zeros(50), ["s"] * 50)
+    assert reference.counts.sum() == 4 * 50
+    again = sketch(rows, reference)
+    assert np.array_equal(again.counts, reference.pooled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from triggers.errors import Refused
 from triggers.ports import Ports
 
 if TYPE_CHECKING:
-    from adapters.local import Local
+    from adapters.local.profile import Local
 
 SETTINGS: Mapping[str, str] = {
     "DRIFTLOOP_PROFILE": "local",
     "DRIFTLOOP_STATE": "state",
+    "DRIFTLOOP_CLOCK": "",
     "TelemetryQueue": "telemetry",
     "RunsQueue": "runs",
     "EffectsQueue": "effects",
@@ -23,7 +25,10 @@ SETTINGS: Mapping[str, str] = {
     "CheckSchedule": "0 0 6 * * *",
     "SweepSchedule": "0 */5 * * * *",
 }
-"""Every setting that the app reads, with its default; an app setting (environment variable) of that name wins."""
+"""Every setting that the app reads, with its default; an app setting (environment variable) of that name wins.
+
+DRIFTLOOP_CLOCK is for the local profile: a time (ISO 8601) at which a clock begins that moves only when it is told.
+"""
 
 
 def setting(name: str) -> str:
@@ -34,9 +39,10 @@ def setting(name: str) -> str:
 @cache
 def local() -> Local:
     """The local profile on DRIFTLOOP_STATE; its parts are also what the local host drives."""
-    from adapters.local import Local
+    from adapters.local.profile import Local
 
-    return Local(setting("DRIFTLOOP_STATE"))
+    start = setting("DRIFTLOOP_CLOCK")
+    return Local(setting("DRIFTLOOP_STATE"), datetime.fromisoformat(start) if start else None)
 
 
 @cache

@@ -1,0 +1,55 @@
+"""The local profile: every port on one machine, in one state folder."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from adapters.local.blobs import FileBlobs
+from adapters.local.bus import SqliteBus
+from adapters.local.clock import SystemClock, VirtualClock
+from adapters.local.configs import FileConfigs
+from adapters.local.database import Database
+from adapters.local.jobs import ProcessJobs
+from adapters.local.notify import StoreNotifier
+from adapters.local.people import LocalPeople
+from adapters.local.sites import HttpExecutor
+from adapters.local.store import SqliteStore
+from adapters.local.topic import SqliteTopic
+from adapters.signatures import Ed25519
+from triggers.ports import Clock, Ports
+
+
+class Local:
+    """All the adapters of one state folder; a virtual clock where a start is given."""
+
+    def __init__(self, state: Path | str, virtual: datetime | None = None) -> None:
+        self.state = Path(state)
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.database = Database(self.state / "state.db")
+        self.clock: Clock = VirtualClock(self.database, virtual) if virtual else SystemClock()
+        self.store = SqliteStore(self.database)
+        self.bus = SqliteBus(self.database, self.clock)
+        self.topic = SqliteTopic(self.database, self.clock)
+        self.blobs = FileBlobs(self.state / "blobs")
+        self.jobs = ProcessJobs(self.state, self.topic, self.clock)
+        self.people = LocalPeople(self.state)
+        configs = FileConfigs(self.state)
+        self.ports = Ports(
+            store=self.store,
+            blobs=self.blobs,
+            bus=self.bus,
+            topic=self.topic,
+            jobs=self.jobs,
+            executor=HttpExecutor(configs),
+            notifier=StoreNotifier(self.store, self.clock),
+            signatures=Ed25519(),
+            people=self.people,
+            clock=self.clock,
+            configs=configs,
+        )
+        self.jobs.recover()
+
+    def close(self) -> None:
+        self.jobs.close(kill=True)
+        self.database.close()

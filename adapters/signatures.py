@@ -1,0 +1,20 @@
+"""Ed25519 signatures."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+
+class Ed25519:
+    """Port Signatures."""
+
+    def verify(self, public: str, signature: bytes, data: bytes) -> bool:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(base64.b64decode(public)).verify(signature, data)
+        except (InvalidSignature, ValueError, binascii.Error):
+            return False
+        return True

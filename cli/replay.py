@@ -1,0 +1,548 @@
+"""`driftloop replay`: the whole loop over a table, from a first champion made on its beginning.
+
+The sites are the edge program, in processes of their own; the functions are driven by their own triggers on a clock
+that moves as the rows do. Killed at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+
+from cli import summary, tables
+from cli.tables import Data
+from drift.envelope import iso
+from triggers.config import Fleet, Loop, parse_fleet, parse_loop
+from triggers.errors import DriftloopError, Refused
+
+if TYPE_CHECKING:
+    from adapters.local.profile import Local
+    from cli.host import Host
+    from triggers.run import Run
+
+APP = Path(__file__).resolve().parent.parent / "function_app.py"
+TICK = timedelta(hours=6)
+MOST_PROCESSES = 3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to replay, where, and who answers: `answers` is "approve" (whatever passed its gates), "ask", or "none"."""
+
+    loop_file: Path
+    fleet_file: Path
+    data: Data
+    state: Path
+    answers: str = "approve"
+    port: int = 0
+    site_faults: Mapping[str, Any] = field(default_factory=dict)
+    offline: Sequence[tuple[str, datetime, datetime]] = ()
+    say: Say = print
+
+
+class Replay:
+    """One replay on one state folder: `with Replay(options) as replay: replay.run()`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.state = options.state
+        self.loop = read_loop(options.loop_file)
+        self.fleet = read_fleet(options.fleet_file)
+        self.meter = Meter()
+        self._close = contextlib.ExitStack()
+        self._offline: dict[str, bool] = {}
+        start = options.data.start_of_telemetry(self.loop)
+        self.start = datetime.fromtimestamp(start, UTC)
+        self.end = datetime.fromtimestamp(int(options.data.at[-1]) + 1, UTC)
+        self.bootstrap = options.data.take(options.data.at < start)
+        if not len(self.bootstrap) or self.start >= self.end:
+            raise Refused(f"the data ends at {self.end:%Y-%m-%d %H:%M}, the bootstrap at {self.start:%Y-%m-%d %H:%M}")
+
+    # --- setting up
+
+    def __enter__(self) -> Replay:
+        try:
+            self._prepare()
+            self._start()
+        except BaseException:
+            self._close.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close.close()
+
+    def _prepare(self) -> None:
+        from adapters.local import keys
+
+        config = self.state / "config" / self.loop.loop
+        if not (config / "loop.yaml").exists():
+            self._write_config(config)
+        self.registry_key = keys.registry(self.state)
+        for site in self.fleet.sites:
+            keys.site(self.state, site.name)
+            recording = self._site(site.name) / "rows.npz"
+            if not recording.exists():
+                rows = (self.options.data.site == site.name) & (self.options.data.at >= self.start.timestamp())
+                tables.write_recording(recording, self.options.data.take(rows))
+        stray = sorted(set(self.options.data.site.tolist()) - {s.name for s in self.fleet.sites})
+        if stray:
+            raise Refused(f"{self.options.fleet_file}: the data names sites that it does not: {', '.join(stray[:10])}")
+
+    def _write_config(self, config: Path) -> None:
+        config.mkdir(parents=True, exist_ok=True)
+        for script in self.options.loop_file.parent.glob("*.py"):
+            shutil.copy(script, config / script.name)
+        shutil.copy(self.options.loop_file, config / "loop.yaml")
+
+    def _site(self, name: str) -> Path:
+        return self.state / "sites" / urllib.parse.quote(name, safe="")
+
+    def _start(self) -> None:
+        os.environ.update(
+            DRIFTLOOP_PROFILE="local",
+            DRIFTLOOP_STATE=str(self.state),
+            DRIFTLOOP_CLOCK=self.start.isoformat(),
+            CheckSchedule="0 0 6 * * *",
+            SweepSchedule="0 0 */6 * * *",
+        )
+        from cli.host import Host, alone, load
+        from functions import host as root
+        from functions import wire
+
+        self._close.enter_context(alone(self.state))
+        root.local.cache_clear()
+        root.ports.cache_clear()
+        self._write_fleet({})
+        self.local: Local = root.local()
+        self._close.callback(self.local.close)
+        settings = {name: root.setting(name) for name in root.SETTINGS}
+        self.host: Host = Host(
+            load(APP),
+            self.local.bus,
+            self.local.topic,
+            self.local.store,
+            self.local.clock,
+            settings,
+            subscriptions=wire.SUBSCRIPTIONS,
+            on_invoke=self.meter.invoked,
+        )
+        server = self.host.start_http(self.options.port)
+        self._close.callback(server.stop)
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.edges = self._start_edges()
+        self._write_fleet({name: url for name, url in self.edges.items()})
+
+    def _write_fleet(self, urls: Mapping[str, str]) -> None:
+        """The fleet as given, with each site's public key and where its process listens today."""
+        from adapters.local import keys
+
+        sites = []
+        for site in self.fleet.sites:
+            key = {"id": "replay", "public": keys.public(self.state, site.name)}
+            known = msgspec.to_builtins(site)
+            sites.append({**known, "keys": [*known["keys"], key], "url": urls.get(site.name, "")})
+        path = self.state / "config" / self.loop.loop / "fleet.yaml"
+        partial = path.with_suffix(".partial")
+        partial.write_text(yaml.safe_dump({"sites": sites}, sort_keys=False, allow_unicode=True), "utf-8")
+        partial.replace(path)
+
+    def _start_edges(self) -> dict[str, str]:
+        groups = min(MOST_PROCESSES, len(self.fleet.sites))
+        found: dict[str, str] = {}
+        for n in range(groups):
+            names = [s.name for s in self.fleet.sites[n::groups]]
+            config = self.state / "sites" / f"edge-{n}.json"
+            config.write_text(json.dumps({"port": 0, "sites": [self._edge(name) for name in names]}))
+            command = [sys.executable, "-m", "edge", "--config", str(config), "--parent", str(os.getpid())]
+            log = self._close.enter_context(open(self.state / "sites" / f"edge-{n}.log", "ab"))
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdout=subprocess.PIPE, stderr=log, cwd=APP.parent, env=child_environment()
+            )
+            self._close.callback(_end, process)
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            if not ready:
+                raise Refused(f"the sites {', '.join(names)} did not start: see {log.name}")
+            port = json.loads(ready)["port"]
+            found |= {name: f"http://127.0.0.1:{port}/{urllib.parse.quote(name, safe='')}" for name in names}
+        return found
+
+    def _edge(self, name: str) -> dict[str, Any]:
+        folder = self._site(name)
+        return {
+            "name": name,
+            "loop": self.loop.loop,
+            "schema": msgspec.to_builtins(self.loop.schema.telemetry(self.loop.task)),
+            "state": str(folder / "state"),
+            "data": str(folder / "rows.npz"),
+            "ingest": f"{self.url}/api/telemetry",
+            "registry": str(self.state / "blobs"),
+            "registry_key": str(self.state / "keys" / "registry.pub"),
+            "key": str(self.state / "sites" / urllib.parse.quote(name, safe="") / "key.pem"),
+            "key_id": "replay",
+            "flush_seconds": int(TICK.total_seconds()),
+            "window_seconds": int(self._window().total_seconds()),
+            "faults": self.options.site_faults.get(name, {}),
+        }
+
+    def _window(self) -> timedelta:
+        from triggers.config import duration
+
+        return duration(self.loop.telemetry.window)
+
+    # --- the first champion
+
+    def adopt(self) -> str:
+        """Train the first champion on the bootstrap, and put it on every site. Done before: it stays as it is."""
+        from triggers import loop as shell
+
+        champion = shell.head(self.local.ports, self.loop.loop).champion
+        if not champion:
+            champion = self.train("bootstrap", self.bootstrap)
+            shell.adopt(self.local.ports, self.loop.loop, champion, "replay")
+        for site, url in self.edges.items():
+            if not call(url, "GET", "status")["candidate"]:
+                self.local.ports.executor.apply(site, champion, "first")
+        return str(champion)
+
+    def train(self, name: str, rows: Data, settings: Mapping[str, Any] | None = None) -> str:
+        """A candidate trained outside the loop, on these rows; the same name again is the same candidate."""
+        folder = self.state / "jobs" / name
+        result = folder / "result.json"
+        if not result.exists():
+            known = rows.take(rows.labelled)
+            if not len(known):
+                raise Refused("the bootstrap has no labelled row to train on")
+            tables.write_rows(folder / "rows.parquet", known)
+            spec = {
+                "name": name,
+                "kind": "train",
+                "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
+                "blobs": str(self.state / "blobs"),
+                "run": name,
+                "from": iso(int(known.at[0])),
+                "to": iso(int(known.at[-1]) + 1),
+                "parent": None,
+                "sites": None,
+                "data": str(folder / "rows.parquet"),
+                "key": str(self.state / "keys" / "registry.pem"),
+                "settings": dict(settings or {}),
+            }
+            run_job(folder, spec)
+        found = json.loads(result.read_text())
+        if "error" in found:
+            result.unlink()
+            raise Refused(f"{name}: {found['error']}")
+        return str(found["candidate"])
+
+    # --- time
+
+    def ticks(self) -> Iterator[datetime]:
+        """Move the clock, tick by tick, to the end of the data and on until the last labels are in and runs have ended.
+
+        At each tick everything that was due has been handled, and no job is running.
+        """
+        last = self.end + timedelta(days=2)
+        now = max(self.local.clock.now(), self.start)
+        while True:
+            self._network(now)
+            self._play(now)
+            self.settle()
+            yield now
+            if now >= last:
+                return
+            now += TICK
+            self.host.advance(now)
+
+    def settle(self) -> None:
+        """Handle what is due, answer what is asked, and wait for jobs, until nothing moves."""
+        while True:
+            self.host.pump()
+            if self.local.jobs.running():
+                self.local.jobs.wait(0.1)
+                continue
+            if not self._answer() and not self.host.pump():
+                return
+
+    def _network(self, now: datetime) -> None:
+        for site, start, end in self.options.offline:
+            online = not start <= now < end
+            if self._offline.get(site, False) is online:
+                call(self.edges[site], "POST", "network", {"online": online})
+                self._offline[site] = not online
+                self.options.say(f"{now:%Y-%m-%d} {site} is {'back online' if online else 'offline'}")
+
+    def _play(self, now: datetime) -> None:
+        to = {"to": int(now.timestamp())}
+        errors: list[BaseException] = []
+
+        def one(url: str) -> None:
+            try:
+                call(url, "POST", "advance", to)
+            except (OSError, DriftloopError) as problem:
+                errors.append(problem)
+
+        threads = [threading.Thread(target=one, args=(url,)) for url in self.edges.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    # --- answering
+
+    def _answer(self) -> bool:
+        """Answer what waits for a person, through the page that a person uses. True where something was answered."""
+        from triggers import loop as shell
+        from triggers.run import Phase
+
+        waiting = [
+            r for r in shell.active_runs(self.local.ports, self.loop.loop) if r.phase is Phase.AWAITING_APPROVAL
+        ]
+        if not waiting or self.options.answers == "none":
+            return False
+        if self.options.answers == "ask":
+            return self._wait_for_person(waiting[0])
+        return all([self._answer_page(run) for run in waiting])
+
+    def _answer_page(self, run: Run) -> bool:
+        page = Page(self.url, self.local.people.login_link(self.url))
+        form = page.form(f"/api/approvals/{run.id}")
+        if form is None:
+            return False
+        passed = run.outcome == "passed"
+        reason = "passed its gates" if passed else "not proven better"
+        page.post(f"/api/approvals/{run.id}", {**form, "answer": "approve" if passed else "reject", "reason": reason})
+        return True
+
+    def _wait_for_person(self, run: Run) -> bool:
+        from triggers import loop as shell
+
+        link = self.local.people.login_link(self.url)
+        self.options.say(f"waiting for your answer: {link}&next=/api/approvals/{run.id}")
+        while shell.active_runs(self.local.ports, self.loop.loop) == [run]:
+            time.sleep(0.2)
+            if self.host.pump():
+                break
+        return True
+
+
+class Page:
+    """A person's browser, as far as answering needs one: a cookie, a form, its hidden fields."""
+
+    def __init__(self, base: str, login: str) -> None:
+        self.base = base
+        status, headers, _ = self._send("GET", login.removeprefix(base))
+        self.cookie = (headers.get("set-cookie") or "").split(";")[0]
+        if not self.cookie:
+            raise Refused(f"the login link was not accepted ({status})")
+
+    def form(self, path: str) -> dict[str, str] | None:
+        """The hidden fields of the page's form; None where nothing is asked."""
+        status, _, body = self._send("GET", path)
+        if status != 200:
+            raise Refused(f"{path} answered {status}")
+        fields = _Hidden()
+        fields.feed(body.decode())
+        return fields.found or None
+
+    def post(self, path: str, form: Mapping[str, str]) -> None:
+        """Raises Refused with what the page says."""
+        status, _, body = self._send("POST", path, urllib.parse.urlencode(form).encode())
+        if status >= 400:
+            raise Refused(f"{path} answered {status}: {body[:300].decode('utf-8', 'replace')}")
+
+    def _send(self, method: str, path: str, body: bytes = b"") -> tuple[int, http.client.HTTPMessage, bytes]:
+        host = urllib.parse.urlsplit(self.base).netloc
+        connection = http.client.HTTPConnection(host, timeout=30)
+        headers = {"Origin": self.base, "Content-Type": "application/x-www-form-urlencoded"}
+        if hasattr(self, "cookie"):
+            headers["Cookie"] = self.cookie
+        connection.request(method, path, body or None, headers)
+        answer = connection.getresponse()
+        found = answer.status, answer.headers, answer.read()
+        connection.close()
+        return found
+
+
+class _Hidden(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        if tag == "input" and said.get("type") == "hidden" and said.get("name"):
+            self.found[str(said["name"])] = said.get("value") or ""
+
+
+class Meter:
+    """What a replay costs: seconds by function, and the most memory that all its processes held at once."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.peak_mb = 0.0
+        threading.Thread(target=self._watch, name="meter", daemon=True).start()
+
+    def invoked(self, name: str, seconds: float, error: Exception | None) -> None:
+        self.seconds[name] += seconds
+        self.calls[name] += 1
+        self.errors[name] += error is not None
+
+    def _watch(self) -> None:
+        while True:
+            self.peak_mb = max(self.peak_mb, sum(map(memory_mb, family(os.getpid()))))
+            time.sleep(0.25)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started (Linux; elsewhere itself alone)."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def memory_mb(pid: int) -> float:
+    """What a process holds for itself, with its share of what it holds with others (Linux: PSS; elsewhere 0)."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def run_job(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Run one job outside the loop, to its end; what it wrote is in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps(spec))
+    with open(folder / "log.txt", "ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "jobs", str(folder / "spec.json")],
+            stdout=log,
+            stderr=log,
+            cwd=APP.parent,
+            env=child_environment(),
+        )
+        try:
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    if not (folder / "result.json").exists():
+        raise Refused(f"{spec['name']} ended with status {process.returncode}: see {folder / 'log.txt'}")
+
+
+def child_environment() -> dict[str, str]:
+    """One thread a child: on few cores more of them only wait for each other."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(APP.parent)}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def call(url: str, method: str, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One request to a site's process. Raises Refused with what it said."""
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=120)
+    payload = None if body is None else json.dumps(body).encode()
+    connection.request(method, f"{parts.path}/{what}", payload, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    if answer.status >= 400:
+        raise Refused(f"{url}/{what} answered {answer.status}: {data[:300].decode('utf-8', 'replace')}")
+    found: dict[str, Any] = json.loads(data or b"{}")
+    return found
+
+
+def read_loop(path: Path) -> Loop:
+    return parse_loop(_text(path), str(path))
+
+
+def read_fleet(path: Path) -> Fleet:
+    return parse_fleet(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise Refused(f"{path}: {problem}") from problem
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "replay", help="run the whole loop over a table of yours", description=__doc__
+    )
+    parser.add_argument("--loop", type=Path, required=True, help="loop.yaml")
+    parser.add_argument("--fleet", type=Path, required=True, help="fleet.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="rows, Parquet or CSV")
+    parser.add_argument("--state", type=Path, required=True, help="folder for everything that the loop keeps")
+    parser.add_argument("--approve", action="store_true", help="approve what passes its gates (default: ask you)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
+    parser.add_argument("--port", type=int, default=7071, help="of the pages, on 127.0.0.1 (0: any)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay to the end of the table, and say what came of it."""
+    from cli.progress import Progress
+
+    loop = read_loop(args.loop)
+    data = tables.load(args.data, loop)
+    with Progress(loop.loop) as progress:
+        options = Options(
+            args.loop,
+            args.fleet,
+            data,
+            args.state.resolve(),
+            "approve" if args.approve else "ask",
+            args.port,
+            say=progress.say,
+        )
+        with Replay(options) as replay:
+            progress.begin(replay)
+            replay.adopt()
+            for now in replay.ticks():
+                progress.tick(now)
+            found = summary.make(replay)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    summary.show(found)
+    return 0

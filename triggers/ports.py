@@ -145,6 +145,35 @@ class Signatures(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who has proven who they are. Roles: "operate" (retrain, cancel, roll back, freeze), "approve"."""
+
+    name: str
+    roles: frozenset[str] = frozenset()
+
+
+class People(Protocol):
+    """Who asks, and that a form which comes back is one that we made."""
+
+    def identify(self, headers: Mapping[str, str]) -> Person | None:
+        """Who sent a request with these headers (names in any case); None where that is not proven."""
+        ...
+
+    def sign(self, text: str) -> str:
+        """A mark that only we can make on this text."""
+        ...
+
+    def check(self, text: str, mac: str) -> bool:
+        """Whether `mac` is our mark on `text`; takes as long whatever is wrong with it."""
+        ...
+
+    def login(self, token: str) -> tuple[Person, str] | None:
+        """Who a login link's token names, and the Set-Cookie header that keeps them signed in; None: no such token,
+        or people sign in elsewhere."""
+        ...
+
+
 class Clock(Protocol):
     def now(self) -> datetime:
         """Aware, UTC."""
@@ -171,6 +200,7 @@ class Ports:
     executor: Executor
     notifier: Notifier
     signatures: Signatures
+    people: People
     clock: Clock
     configs: Configs
     cache: dict[str, Any] = field(default_factory=dict)  # of immutable things, by digest

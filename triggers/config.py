@@ -1,28 +1,41 @@
-"""loop.yaml and fleet.yaml: what a loop is told, as frozen values.
+"""loop.yaml and fleet.yaml: what a loop is told, as frozen values, checked as a whole.
 
 Durations are written `90s`, `15m`, `6h`, `14d`, `2w`; rates `1 per 90 days`. Every field but those without a
-default may be left out.
+default may be left out. A class's docstring describes its fields: the published JSON Schemas are made from it.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+import unicodedata
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from functools import cache
+from inspect import getdoc
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from drift.telemetry import RESERVED
 from drift.telemetry import Feature as DriftFeature
 from drift.telemetry import Schema as DriftSchema
+from triggers.reading import Document, Path, Problem, Wrong
 
-Duration = Annotated[str, Meta(pattern=r"^\s*\d+(\.\d+)?\s*(s|m|h|d|w)\s*$", examples=["6h", "14d"])]
+Duration = Annotated[str, Meta(pattern=r"^\s*\d{1,6}(\.\d{1,6})?\s*(s|m|h|d|w)\s*$", examples=["6h", "14d"])]
 Rate = Annotated[
-    str, Meta(pattern=r"^\s*\d+\s+per\s+\d*\s*(hour|day|week|month|year)s?\s*$", examples=["1 per 90 days"])
+    str, Meta(pattern=r"^\s*\d{1,6}\s+per\s+\d{0,6}\s*(hour|day|week|month|year)s?\s*$", examples=["1 per 90 days"])
 ]
+Quantity = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", examples=["500m", "2Gi"])]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", examples=["delays", "line-3"])]
+Metric = Literal["auc", "log_loss", "rmse", "mae"]
+
+METRICS: dict[str, tuple[Metric, ...]] = {"binary": ("auc", "log_loss"), "regression": ("rmse", "mae")}
+"""Metrics by task; the first is the default."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.0, "year": 365.0}
@@ -56,7 +69,14 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Feature(Section, frozen=True, kw_only=True):
-    """A model input. `column` is its name in the user's table where that differs; `range` is what is plausible."""
+    """An input of the model.
+
+    name: what the model calls it; not id, at, score or label
+    kind: number, or category (text)
+    column: its column in your table, where that has another name
+    unit: for people
+    range: least and greatest plausible value of a number, null for open; what is outside counts as a quality finding
+    """
 
     name: str
     kind: Literal["number", "category"] = "number"
@@ -66,15 +86,26 @@ class Feature(Section, frozen=True, kw_only=True):
 
 
 class Schema(Section, frozen=True, kw_only=True):
-    """The telemetry of the loop: which columns of a table are what."""
+    """What a row of telemetry is: which columns of a table are what.
+
+    version: yours; raise it when the columns change
+    timestamp: column with the time of the prediction, UTC where it names no zone
+    site: column with the site's name; without one, every row comes from the fleet's only site
+    id: column that names a row once and for all; without one, rows are numbered
+    label: column with what turned out to be true; 0 or 1 for a binary task
+    label_at: column with the time at which the label was known
+    label_delay: how long after the prediction the label is known, where no column says so
+    prediction: column with the score that was served: the probability of 1, or the value
+    features: the inputs of the model
+    """
 
     version: str = "1"
     timestamp: str = "at"
     site: str | None = None
     id: str | None = None
     label: str | None = None
-    label_at: str | None = None  # column with the time at which the label was known
-    label_delay: Duration = "0s"  # where there is no such column
+    label_at: str | None = None
+    label_delay: Duration = "0s"
     prediction: str | None = None
     features: Annotated[tuple[Feature, ...], Meta(min_length=1)]
 
@@ -88,49 +119,84 @@ class Schema(Section, frozen=True, kw_only=True):
 
 
 class Bootstrap(Section, frozen=True, kw_only=True):
-    """The beginning of the data: the first champion is trained on it, and it is not telemetry."""
+    """The beginning of the data: the first champion is trained on it, and it is not telemetry.
+
+    until: its end
+    fraction: its share of the data's time span, where `until` is not said
+    """
 
     until: datetime | None = None
-    fraction: Fraction = 0.2  # of the time span, where `until` is not said
+    fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.2
 
 
 class Telemetry(Section, frozen=True, kw_only=True):
-    """How telemetry is cut into windows, and how late it may come."""
+    """How telemetry is cut into windows, and how late it may come.
+
+    window: length of a window; drift is measured window by window
+    lateness: batches that are older are put into quarantine
+    settle: a window is assessed this long after its end
+    silence: a site that sends nothing for so long is reported
+    """
 
     window: Duration = "1d"
-    lateness: Duration = "30d"  # older batches are quarantined
-    settle: Duration = "6h"  # a window is assessed this long after its end
-    silence: Duration = "2d"  # a site that sends nothing for so long is reported
+    lateness: Duration = "30d"
+    settle: Duration = "6h"
+    silence: Duration = "2d"
 
 
 class Quality(Section, frozen=True, kw_only=True):
-    """Deterministic rules, counted apart from the false-alarm promise. Shares of a window's rows."""
+    """Deterministic rules, counted apart from the false-alarm promise. Shares are of a window's rows.
 
-    missing: Fraction = 0.2  # more than in the reference by this much
+    missing: share of missing values above the reference's
+    range: share of values outside a feature's range
+    unseen: share of categories that the reference does not know
+    minimum_rows: a window with fewer rows is not judged
+    """
+
+    missing: Fraction = 0.2
     range: Fraction = 0.02
     unseen: Fraction = 0.02
     minimum_rows: Positive = 50
 
 
 class Quorum(Section, frozen=True, kw_only=True):
-    """Share of sites (with telemetry) that must have moved before a scope larger than a site is said to have."""
+    """Share of the sites with telemetry that must have moved before more than a site is said to have.
+
+    cohort: of a cohort's sites
+    fleet: of all sites
+    """
 
     cohort: Fraction = 0.5
     fleet: Fraction = 0.5
 
 
 class Drift(Section, frozen=True, kw_only=True):
-    """What counts as drift. `false_alarms` is the promise, fleet-wide, over all statistical kinds together."""
+    """What counts as drift.
+
+    false_alarms: the promise: how often drift is reported though nothing moved, fleet-wide, all statistical kinds
+    bins: into how many bins a number is cut
+    minimum_rows: a window with fewer rows is no evidence
+    quality: deterministic rules
+    quorum: when many sites make it the fleet's drift
+    """
 
     false_alarms: Rate = "1 per 90 days"
     bins: Annotated[int, Meta(ge=8, le=128)] = 64
-    minimum_rows: Positive = 50  # fewer rows in a window are no evidence
+    minimum_rows: Positive = 50
     quality: Quality = Quality()
     quorum: Quorum = Quorum()
 
 
 class Retrain(Section, frozen=True, kw_only=True):
-    """When to retrain: hysteresis, cooldown, budget, enough rows."""
+    """When drift leads to a retraining: hysteresis, cooldown, budget, enough rows.
+
+    on: the kinds of drift that count
+    confirm: so many checks in a row must say drift
+    cooldown: how long to wait after the end of the last run
+    budget: no more retrainings than this
+    minimum_rows: labelled rows without which training is not worth it
+    enabled: false measures and reports, and retrains only by hand
+    """
 
     on: tuple[Literal["feature", "prediction", "label", "performance"], ...] = (
         "feature",
@@ -138,65 +204,114 @@ class Retrain(Section, frozen=True, kw_only=True):
         "label",
         "performance",
     )
-    confirm: Positive = 2  # checks in a row that must say drift
-    cooldown: Duration = "14d"  # after the end of the last run
+    confirm: Positive = 2
+    cooldown: Duration = "14d"
     budget: Rate = "3 per 30 days"
     minimum_rows: Positive = 1000
     enabled: bool = True
 
 
 class Training(Section, frozen=True, kw_only=True):
-    """How a candidate is trained. The newest `holdout` is left out of training: the gate needs rows unseen by both."""
+    """How a candidate is trained.
 
-    script: str | None = None  # default: the generic scikit-learn script
+    script: your training script, relative to loop.yaml; without one, a scikit-learn model for any table
+    window: the rows of the last so many days; the holdout is the newest part of it
+    holdout: left out of training, for the gate: it needs rows that neither model has seen
+    compute: where it runs
+    timeout: a training that takes longer has failed
+    settings: handed to the script as they are
+    """
+
+    script: str | None = None
     window: Duration = "60d"
     holdout: Duration = "10d"
     compute: Literal["cloud", "edge", "auto"] = "auto"
     timeout: Duration = "2h"
-    settings: dict[str, Any] = {}  # handed to the script as they are
+    settings: dict[str, Any] = {}
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
-    """How champion and challenger are compared."""
+    """How champion and challenger are compared.
+
+    script: your evaluation script, relative to loop.yaml
+    timeout: an evaluation that takes longer has failed
+    """
 
     script: str | None = None
     timeout: Duration = "1h"
 
 
 class Gates(Section, frozen=True, kw_only=True):
-    """What a candidate must show. A gain is challenger minus champion, in the direction that is better."""
+    """What a candidate must show. A gain is challenger minus champion, in the direction that is better.
 
-    metric: Literal["auc", "log_loss", "rmse", "mae"] | None = None  # default: auc, or rmse for a regression
-    minimum_gain: float = 0.0  # the lower end of the gain's interval must exceed it
+    metric: auc or log_loss for a binary task (default auc), rmse or mae for a regression (default rmse)
+    minimum_gain: the lower end of the gain's interval must exceed it
+    confidence: of the interval
+    minimum_rows: fewer rows unseen by both models are inconclusive
+    maximum_site_loss: no site may lose more than this, where it has rows enough
+    maximum_age: evidence that is older when it is judged does not count
+    """
+
+    metric: Metric | None = None
+    minimum_gain: float = 0.0
     confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
     minimum_rows: Positive = 500
-    maximum_site_loss: float | None = None  # no site may lose more than this (point estimate, enough rows)
-    maximum_age: Duration = "7d"  # of evidence when it is judged
+    maximum_site_loss: Annotated[float, Meta(ge=0.0)] | None = None
+    maximum_age: Duration = "7d"
 
 
 class Approval(Section, frozen=True, kw_only=True):
-    """Who may let a candidate through."""
+    """Who may let a candidate through.
+
+    approvers: their names, as they sign in
+    expires: unanswered for so long, the candidate is dropped
+    """
 
     approvers: tuple[str, ...] = ()
     expires: Duration = "3d"
 
 
 class Rollout(Section, frozen=True, kw_only=True):
-    """How a candidate reaches the sites; rings in order, from fleet.yaml."""
+    """How a candidate reaches the sites.
 
-    rings: tuple[str, ...] = ()  # order; default: order of first appearance in fleet.yaml
-    wave_size: Annotated[int, Meta(ge=1)] | None = None  # sites at once within a ring; default: the ring
-    soak: Duration = "1d"  # verified for so long before the next wave
-    deadline: Duration = "3d"  # a site that has not verified by then has failed (offline ones are deferred)
-    max_unavailable: int = 1
-    max_failed: int = 0
-    minimum_requests: Positive = 20  # fresh requests of the new candidate before a site can count as verified
+    rings: fleet.yaml's rings in the order of the rollout; default: as they first appear there
+    wave_size: sites updated together within a ring; default: the whole ring
+    soak: a wave must have been well for so long before the next one
+    deadline: a site that has not shown itself well by then has failed; an offline one is deferred
+    max_unavailable: sites that may be down, updating or unknown at once
+    max_failed: failed sites that are put up with before all are taken back
+    minimum_requests: requests that the new candidate must have answered at a site
+    max_error_rate: share of requests that may fail
+    max_p95_ms: 95% of requests must be answered within so many milliseconds
+    """
+
+    rings: tuple[str, ...] = ()
+    wave_size: Positive | None = None
+    soak: Duration = "1d"
+    deadline: Duration = "3d"
+    max_unavailable: Positive = 1
+    max_failed: Annotated[int, Meta(ge=0)] = 0
+    minimum_requests: Positive = 20
     max_error_rate: Fraction = 0.02
-    max_p95_ms: float | None = None
+    max_p95_ms: Annotated[float, Meta(gt=0.0)] | None = None
 
 
 class Loop(Section, frozen=True, kw_only=True):
-    """loop.yaml: one model's loop."""
+    """loop.yaml: one model's loop.
+
+    loop: its name
+    task: binary (the model gives the probability of 1), or regression
+    schema: what a row of telemetry is
+    bootstrap: the data that the first champion is made from
+    telemetry: windows, and how late they may come
+    drift: what counts as drift
+    retrain: when drift leads to a retraining
+    training: how a candidate is trained
+    evaluation: how candidate and champion are compared
+    gates: what a candidate must show
+    approval: who may let it through
+    rollout: how it reaches the sites
+    """
 
     loop: Name
     task: Literal["binary", "regression"] = "binary"
@@ -213,14 +328,23 @@ class Loop(Section, frozen=True, kw_only=True):
 
 
 class Window(Section, frozen=True, kw_only=True):
-    """When a site may be changed: a cron line in the site's time zone, and how long it stays open."""
+    """When a site may be changed.
 
-    cron: str
+    cron: when it opens, in the site's time zone: minute, hour, day of month, month, day of week
+    duration: how long it stays open
+    """
+
+    cron: Annotated[str, Meta(examples=["0 2 * * *", "30 22 * * SAT"])]
     duration: Duration
 
 
 class Blackout(Section, frozen=True, kw_only=True):
-    """When a site must not be changed, whatever its windows say."""
+    """When a site must not be changed, whatever its windows say.
+
+    start: from when
+    end: until when
+    reason: for people
+    """
 
     start: datetime
     end: datetime
@@ -228,7 +352,14 @@ class Blackout(Section, frozen=True, kw_only=True):
 
 
 class Key(Section, frozen=True, kw_only=True):
-    """A site's public key (Ed25519, base64), and when it is valid."""
+    """A key by which a site signs its batches.
+
+    id: what the batches call it
+    public: the public key (Ed25519): 32 bytes, base64
+    not_before: valid from
+    not_after: valid until
+    revoked: true refuses all that it signed from now on
+    """
 
     id: str
     public: str
@@ -238,27 +369,59 @@ class Key(Section, frozen=True, kw_only=True):
 
 
 class InstanceType(Section, frozen=True, kw_only=True):
+    """An instance type that the cluster knows.
+
+    name: its name
+    cpu: its CPU limit
+    memory: its memory limit
+    """
+
     name: str
-    cpu: str = ""
-    memory: str = ""
+    cpu: Quantity = ""
+    memory: Quantity = ""
 
 
 class Free(Section, frozen=True, kw_only=True):
-    cpu: str = ""
-    memory: str = ""
+    """What a cluster has left for a model.
+
+    cpu: CPUs
+    memory: bytes
+    """
+
+    cpu: Quantity = ""
+    memory: Quantity = ""
 
 
 class Site(Section, frozen=True, kw_only=True):
-    """One Arc-enabled cluster (or process) that serves the model. Only `name` is required."""
+    """One cluster (or process) that serves the model. Only the name is required.
+
+    name: unique in the fleet, whatever the case of its letters
+    ring: sites of a ring are updated one after the other, rings in the order of loop.yaml
+    cohort: sites that are alike; drift of a cohort is told from drift of the fleet
+    labels: yours
+    timezone: of its windows
+    windows: when it may be changed; none: at any time
+    blackouts: when it must not be changed
+    link_kbps: bandwidth of its link, for how long a candidate takes to arrive
+    instance_types: instance types that the cluster knows
+    free: what it has left
+    architecture: of its nodes
+    executor: how a candidate gets there
+    resource_id: of the connected cluster in Azure
+    subscription: that its endpoints count against
+    data: may-leave, or stays: sketches and evidence only, trained and evaluated at the site
+    keys: by which it signs its batches; none: unsigned batches are taken
+    url: where the local executor reaches it
+    """
 
     name: str
     ring: str = "default"
     cohort: str = "default"
     labels: dict[str, str] = {}
-    timezone: str = "UTC"
+    timezone: Annotated[str, Meta(examples=["Europe/Berlin"])] = "UTC"
     windows: tuple[Window, ...] = ()
     blackouts: tuple[Blackout, ...] = ()
-    link_kbps: float | None = None
+    link_kbps: Annotated[float, Meta(gt=0.0)] | None = None
     instance_types: tuple[InstanceType, ...] = ()
     free: Free | None = None
     architecture: str = ""
@@ -267,13 +430,284 @@ class Site(Section, frozen=True, kw_only=True):
     subscription: str = ""
     data: Literal["may-leave", "stays"] = "may-leave"
     keys: tuple[Key, ...] = ()
-    url: str = ""  # where the local executor reaches the site
+    url: str = ""
 
 
 class Fleet(Section, frozen=True, kw_only=True):
-    """fleet.yaml: the sites, in the order in which their rings were meant."""
+    """fleet.yaml: the sites that serve a model.
+
+    sites: in the order in which their rings are meant
+    """
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
 
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)
+
+
+def parse_loop(text: str, file: str = "loop.yaml") -> Loop:
+    """Raises Wrong (a Refused) with every problem: `file:line: field: what is wrong; what was expected`."""
+    return _parsed(text, file, Loop, _loop_problems)
+
+
+def parse_fleet(text: str, file: str = "fleet.yaml") -> Fleet:
+    """As `parse_loop`."""
+    return _parsed(text, file, Fleet, _fleet_problems)
+
+
+def parse(loop: str, fleet: str, loop_file: str = "loop.yaml", fleet_file: str = "fleet.yaml") -> tuple[Loop, Fleet]:
+    """Both files, and whether they fit each other. Raises Wrong with the problems of both."""
+    problems: list[Problem] = []
+    try:
+        a = parse_loop(loop, loop_file)
+    except Wrong as e:
+        problems += e.problems
+    try:
+        b = parse_fleet(fleet, fleet_file)
+    except Wrong as e:
+        problems += e.problems
+    if not problems:
+        problems = Document(loop, loop_file).problems((p.path, p.what) for p in check(a, b))
+    if problems:
+        raise Wrong(problems)
+    return a, b
+
+
+def check(loop: Loop, fleet: Fleet) -> list[Problem]:
+    """Where the two files, each right in itself, do not fit. All are problems of loop.yaml."""
+    return [Problem("loop.yaml", 0, path, what) for path, what in _pair_problems(loop, fleet)]
+
+
+def json_schema(kind: type[Loop] | type[Fleet]) -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of loop.yaml or fleet.yaml, with what the docstrings say of each field."""
+    schema = msgspec.json.schema(kind)
+    for section in (s for s in Section.__subclasses__() if s.__name__ in schema["$defs"]):
+        summary, fields = described(section)
+        part = schema["$defs"][section.__name__]
+        part["description"] = summary
+        for name, value in part["properties"].items():
+            value["description"] = fields[name]
+    name = "loop" if kind is Loop else "fleet"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{name}.yaml of driftloop", **schema}
+
+
+def described(section: type[Section]) -> tuple[str, dict[str, str]]:
+    """A section's summary, and its fields' descriptions, from its docstring.
+
+    >>> described(Free)
+    ('What a cluster has left for a model.', {'cpu': 'CPUs', 'memory': 'bytes'})
+    """
+    summary, _, fields = (getdoc(section) or "").partition("\n\n")
+    return summary.replace("\n", " "), dict(re.findall(r"^(\w+): (.*)$", fields, re.MULTILINE))
+
+
+T = TypeVar("T")
+_Found = Iterator[tuple[Path, str]]
+
+_LEAST = {
+    ("telemetry", "window"): "1m",
+    ("telemetry", "silence"): "1m",
+    ("training", "window"): "1m",
+    ("training", "holdout"): "1m",
+    ("training", "timeout"): "1s",
+    ("evaluation", "timeout"): "1s",
+    ("gates", "maximum_age"): "1s",
+    ("approval", "expires"): "1s",
+    ("rollout", "deadline"): "1s",
+}
+_MOST = "520w"
+
+
+def _parsed(text: str, file: str, kind: type[T], problems: Callable[[T], _Found]) -> T:
+    document = Document(text, file)
+    value = document.read(kind)
+    found = document.problems(problems(value))
+    if found:
+        raise Wrong(found)
+    return value
+
+
+def _loop_problems(loop: Loop) -> _Found:
+    yield from _schema_problems(loop.schema)
+    for section in ("schema", "telemetry", "retrain", "training", "evaluation", "gates", "approval", "rollout"):
+        part = getattr(loop, section)
+        for f in msgspec.structs.fields(part):
+            if f.type == Duration:
+                at = (section, f.name)
+                yield from _duration_problems(getattr(part, f.name), at, _LEAST.get(at, "0s"))
+    yield from _rate_problems(loop.drift.false_alarms, ("drift", "false_alarms"))
+    yield from _rate_problems(loop.retrain.budget, ("retrain", "budget"))
+    training, metrics = loop.training, METRICS[loop.task]
+    if duration(training.holdout) >= duration(training.window):
+        less = f"expected less than the window ({training.window})"
+        yield ("training", "holdout"), f"{training.holdout!r} leaves nothing to train on; {less}"
+    if loop.gates.metric and loop.gates.metric not in metrics:
+        fits = " or ".join(metrics)
+        yield ("gates", "metric"), f"{loop.gates.metric!r} does not fit the task {loop.task}; expected {fits}"
+    if loop.retrain.enabled and not loop.retrain.on:
+        yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"
+    yield from _twice(loop.rollout.rings, ("rollout", "rings"))
+    yield from _twice(loop.approval.approvers, ("approval", "approvers"))
+
+
+def _schema_problems(schema: Schema) -> _Found:
+    used: dict[str, str] = {}
+    for role in ("timestamp", "site", "id", "label", "label_at", "prediction"):
+        column = getattr(schema, role)
+        if column in used:
+            yield ("schema", role), f"{column!r} is the {used[column]} already; expected another column"
+        elif column is not None:
+            used[column] = role
+    names: set[str] = set()
+    columns: dict[str, str] = {column: role for column, role in used.items() if role != "site"}
+    for i, f in enumerate(schema.features):
+        at: Path = ("schema", "features", i)
+        column = f.column or f.name
+        yield from _name_problems(f.name, (*at, "name"), "")
+        if f.name in RESERVED:
+            yield (*at, "name"), f"{f.name!r} is reserved; expected another name, with `column: {f.name}` beside it"
+        if _same(f.name) in names:
+            yield (*at, "name"), f"{f.name!r} is there already; expected every feature once"
+        elif column in columns:
+            yield (*at, "column" if f.column else "name"), f"{column!r} is the {columns[column]}; expected an input"
+        names.add(_same(f.name))
+        columns[column] = f"feature {f.name!r}"
+        low, high = f.range
+        if f.kind == "category" and f.range != (None, None):
+            yield (*at, "range"), "a category has no range; expected it to be left out, or `kind: number`"
+        elif low is not None and high is not None and low >= high:
+            yield (*at, "range"), f"{low:g} is not below {high:g}; expected [least, greatest]"
+
+
+def _fleet_problems(fleet: Fleet) -> _Found:
+    names: dict[str, int] = {}
+    owners: dict[bytes, Path] = {}
+    for i, site in enumerate(fleet.sites):
+        at: Path = ("sites", i)
+        for name in ("name", "ring", "cohort"):
+            yield from _name_problems(getattr(site, name), (*at, name), "/\\#?%")
+        other = names.setdefault(_same(site.name), i)
+        if other != i:
+            name = fleet.sites[other].name
+            yield (
+                (*at, "name"),
+                f"{site.name!r} is there already, as {name!r}; expected another name",
+            )
+        yield from _site_problems(site, at)
+        yield from _key_problems(site.keys, (*at, "keys"), owners)
+
+
+def _site_problems(site: Site, at: Path) -> _Found:
+    if what := _zone_problem(site.timezone):
+        yield (*at, "timezone"), what
+    for i, window in enumerate(site.windows):
+        if what := _cron_problem(window.cron):
+            yield (*at, "windows", i, "cron"), what
+        yield from _duration_problems(window.duration, (*at, "windows", i, "duration"), "1m")
+    for i, blackout in enumerate(site.blackouts):
+        if blackout.start >= blackout.end:
+            yield (*at, "blackouts", i, "end"), f"not after its start; expected a time after {_iso(blackout.start)}"
+    if site.url and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", site.url):
+        yield (*at, "url"), f"{site.url!r}; expected an address like http://127.0.0.1:8080/lab"
+
+
+def _key_problems(keys: Sequence[Key], at: Path, owners: dict[bytes, Path]) -> _Found:
+    yield from _twice([k.id for k in keys], at, "id")
+    for i, key in enumerate(keys):
+        try:
+            raw = b64decode(key.public, validate=True)
+        except ValueError:
+            raw = b""
+        if len(raw) != 32:
+            yield (
+                (*at, i, "public"),
+                f"{key.public[:60]!r}; expected the base64 of the 32 bytes of an Ed25519 public key",
+            )
+        elif owners.setdefault(raw, at) != at:
+            yield (*at, i, "public"), "another site's key, too; expected a key of its own for each site"
+        if key.not_before and key.not_after and key.not_before >= key.not_after:
+            yield (*at, i, "not_after"), f"not after not_before; expected a time after {_iso(key.not_before)}"
+
+
+def _pair_problems(loop: Loop, fleet: Fleet) -> _Found:
+    rings = list(dict.fromkeys(s.ring for s in fleet.sites))
+    for i, ring in enumerate(loop.rollout.rings):
+        if ring not in rings:
+            yield ("rollout", "rings", i), f"no site is in ring {ring!r}; expected {_one_of(ring, rings)}"
+    left = [r for r in rings if r not in loop.rollout.rings]
+    if loop.rollout.rings and left:
+        yield (
+            ("rollout", "rings"),
+            f"the sites of {', '.join(left)} would never be updated; expected every ring of the fleet",
+        )
+    if loop.schema.site is None and len(fleet.sites) > 1:
+        yield (
+            ("schema", "site"),
+            f"is missing, and the fleet has {len(fleet.sites)} sites; expected the column with the site's name",
+        )
+
+
+def _duration_problems(text: str, at: Path, least: str) -> _Found:
+    if not duration(least) <= duration(text) <= duration(_MOST):
+        yield at, f"{text!r}; expected {least} to {_MOST}"
+
+
+def _rate_problems(text: str, at: Path) -> _Found:
+    count, per = rate(text)
+    if not count or not per:
+        yield at, f"{text!r}; expected at least one, in some time, like `1 per 90 days`"
+
+
+def _name_problems(name: str, at: Path, without: str) -> _Found:
+    found = [c for c in name if c in without or not c.isprintable()]
+    if not name or name != name.strip() or len(name) > 100:
+        yield at, f"{name[:60]!r}; expected 1 to 100 characters without blanks around them"
+    elif found or set(name) == {"."}:
+        yield at, f"{name!r} has {found[0] if found else '.'!r}; expected a name that may stand in an address"
+
+
+def _twice(values: Sequence[str], at: Path, field: str | None = None) -> _Found:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            yield (*at, i, *([field] if field else [])), f"{value!r} is there twice; expected it once"
+
+
+@cache
+def _zone_problem(name: str) -> str:
+    from zoneinfo import ZoneInfo, available_timezones
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):
+        return f"{name!r} is no time zone; expected {_one_of(name, sorted(available_timezones()), 'Europe/Berlin')}"
+    return ""
+
+
+@cache
+def _cron_problem(line: str) -> str:
+    from cronsim import CronSim, CronSimError
+
+    wanted = "expected minute, hour, day of month, month, day of week, like `0 2 * * SAT`"
+    if len(line.split()) != 5:
+        return f"{line!r} has {len(line.split())} fields; {wanted}"
+    try:
+        next(CronSim(line, datetime(2024, 1, 1, tzinfo=UTC)))
+    except CronSimError as e:
+        return f"{line!r}: {str(e).lower()}; {wanted}"
+    except StopIteration:
+        return f"{line!r} never comes; {wanted}"
+    return ""
+
+
+def _one_of(name: str, known: Sequence[str], like: str = "") -> str:
+    near = get_close_matches(name, known, 1, 0.5)
+    return f"{near[0]}?" if near else f"a name like {like}" if like else f"one of {', '.join(known)}"
+
+
+def _same(name: str) -> str:
+    """Names that differ in case or Unicode form alone are one name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")

@@ -28,7 +28,7 @@ Duration = Annotated[str, Meta(pattern=r"^\s*\d{1,6}(\.\d{1,6})?\s*(s|m|h|d|w)\s
 Rate = Annotated[
     str, Meta(pattern=r"^\s*\d{1,6}\s+per\s+\d{0,6}\s*(hour|day|week|month|year)s?\s*$", examples=["1 per 90 days"])
 ]
-Quantity = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", examples=["500m", "2Gi"])]
+Quantity = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$|^$", examples=["500m", "2Gi"])]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", examples=["delays", "line-3"])]

@@ -78,15 +78,7 @@ class SetDeadline(Effect, frozen=True, kw_only=True, tag="set-deadline"):
 
 
 AnyEffect = (
-    Train
-    | Evaluate
-    | CancelJob
-    | AskApproval
-    | WithdrawApproval
-    | DeployWave
-    | RollBack
-    | Announce
-    | SetDeadline
+    Train | Evaluate | CancelJob | AskApproval | WithdrawApproval | DeployWave | RollBack | Announce | SetDeadline
 )
 
 GOES_ON_WHILE_FROZEN: tuple[type[Effect], ...] = (CancelJob, WithdrawApproval, RollBack, Announce, SetDeadline)

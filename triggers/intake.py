@@ -27,6 +27,8 @@ from triggers.errors import NotFound, Refused
 from triggers.ports import Ports, Put
 from triggers.records import BatchRecord, Quarantined, SiteState, Unit, again, site_partition
 
+replace = msgspec.structs.replace
+
 MAX_AHEAD = timedelta(minutes=10)
 """How far a site's clock may be ahead of ours."""
 
@@ -184,6 +186,7 @@ class _Folder:
         if known is not None:
             if known.digest == arrival.digest:
                 self.counted.duplicate += 1
+                self.state = replace(self.state, duplicates=self.state.duplicates + 1)
             else:
                 self._refuse(arrival, f"batch {batch.id!r} was counted before with other bytes")
             return
@@ -214,6 +217,7 @@ class _Folder:
         self.unit.put(key, record)
         if batch.rows is not None or batch.sketch is not None:
             self.state = sites.observe(self.state, batch, self.loop.rollout, self.now)
+        self.state = replace(self.state, batches=self.state.batches + 1, rows=self.state.rows + rows)
         self.counted.accepted += 1
         self.counted.rows += rows
         self.counted.refused_rows += len(batch.refused)

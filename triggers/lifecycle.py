@@ -116,9 +116,7 @@ def _evaluate(run: Run, event: on.Trained) -> Step:
     )
     deadline = do.SetDeadline(phase=Phase.EVALUATING, at=event.at + duration(run.limits.evaluation_timeout))
     because = f"trained on {event.rows:,} rows"
-    return _to(
-        Phase.EVALUATING, run, event, because, job, deadline, candidate=event.candidate, rows=event.rows
-    )
+    return _to(Phase.EVALUATING, run, event, because, job, deadline, candidate=event.candidate, rows=event.rows)
 
 
 def _evaluated(run: Run, event: on.Evaluated) -> Step:
@@ -236,7 +234,6 @@ def _back_asked(run: Run, event: on.RollBackAsked | on.Cancelled) -> Step:
 
 def _nothing(run: Run, event: on.Event) -> Step:
     return Step(run)
-
 
 
 RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {

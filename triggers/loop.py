@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from drift.detectors import State
 from drift.report import Limits as DriftLimits
-from drift.report import Report, State, assess
+from drift.report import Report, assess
 
 from drift.windows import Window
 from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
@@ -97,9 +98,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     return Checked(reports, decision, run)
 
 
-def _assess(
-    ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet
-) -> tuple[dict[str, Report], list[policy.Finding]]:
+def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dict[str, Report], list[policy.Finding]]:
     """One report per champion that sites serve; each window is evidence once."""
     settled = unit.now - duration(loop.telemetry.settle) - duration(loop.telemetry.window)
     reports: dict[str, Report] = {}
@@ -119,8 +118,10 @@ def _assess(
                     break
                 cursor[site.name] = window.start
                 windows.append(window)
+        here = [s.name for s in fleet.sites if unit.head.champion_of(s.name) == candidate]
+        limits = drift_limits(loop, fleet, here, int(settled.timestamp()))
         state = State.from_bytes(detector.state) if detector.state else None
-        report, after_state = assess(candidates.reference(ports, candidate), windows, state, drift_limits(loop, fleet))
+        report, after_state = assess(candidates.reference(ports, candidate), windows, state, limits)
         unit.put(key, Detector(state=after_state.to_bytes(), cursor=cursor))
         reports[candidate] = report
         findings += [
@@ -134,15 +135,15 @@ def _assess(
             )
             for f in report.findings
         ]
-    return reports, findings + policy.silent(_last_heard(ports, loop, fleet), loop, unit.now)
+    return reports, findings
 
 
-def drift_limits(loop: Loop, fleet: Fleet) -> DriftLimits:
-    """loop.yaml's drift section, as drift/ wants it."""
+def drift_limits(loop: Loop, fleet: Fleet, sites_: Sequence[str], until: int) -> DriftLimits:
+    """loop.yaml's drift section, as drift/ wants it; `until` is up to when telemetry should be complete."""
     alarms, per = rate(loop.drift.false_alarms)
     return DriftLimits(
         false_alarms=alarms,
-        per_seconds=int(per.total_seconds()),
+        per_seconds=per.total_seconds(),
         minimum_rows=loop.drift.minimum_rows,
         missing=loop.drift.quality.missing,
         range=loop.drift.quality.range,
@@ -150,13 +151,11 @@ def drift_limits(loop: Loop, fleet: Fleet) -> DriftLimits:
         quality_rows=loop.drift.quality.minimum_rows,
         cohort_quorum=loop.drift.quorum.cohort,
         fleet_quorum=loop.drift.quorum.fleet,
-        cohorts={s.name: s.cohort for s in fleet.sites},
+        silence_seconds=int(duration(loop.telemetry.silence).total_seconds()),
+        cohorts={s.name: s.cohort for s in fleet.sites if s.name in sites_},
+        until=until,
         window_seconds=int(duration(loop.telemetry.window).total_seconds()),
     )
-
-
-def _last_heard(ports: Ports, loop: Loop, fleet: Fleet) -> dict[str, datetime | None]:
-    return {name: state.observed_at for name, state in sites.states(ports, loop.loop).items()}
 
 
 def _labelled_rows(ports: Ports, head: Head, loop: Loop, fleet: Fleet, now: datetime) -> int:
@@ -348,9 +347,7 @@ def _train(ports: Ports, run: Run, effect: do.Train) -> None:
         "sites": _may_leave(ports, run, effect.sites),
     }
     timeout = duration(run.limits.training.timeout).total_seconds()
-    ports.jobs.submit(
-        Job(effect.job, "train", run.loop, run.id, effect.compute, spec, timeout)
-    )
+    ports.jobs.submit(Job(effect.job, "train", run.loop, run.id, effect.compute, spec, timeout))
 
 
 def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
@@ -669,11 +666,7 @@ def forget(ports: Ports, loop_name: str) -> None:
     before = now - 2 * duration(loop.telemetry.lateness)
     for site in ports.configs.fleet(loop_name).sites:
         partition = site_partition(loop_name, site.name)
-        old = [
-            r.key
-            for r in ports.store.scan(partition, "batch/")
-            if codec.decode(r.value, BatchRecord).at < before
-        ]
+        old = [r.key for r in ports.store.scan(partition, "batch/") if codec.decode(r.value, BatchRecord).at < before]
         for kind in ("predictions/", "orphans/"):
             for record in ports.store.scan(partition, kind):
                 if int(record.key.split("/")[1]) >= before.timestamp():
@@ -701,9 +694,10 @@ def runs(ports: Ports, loop_name: str) -> list[Run]:
     return sorted(found, key=lambda r: int(r.id.rsplit(".", 1)[1]))
 
 
-def story(ports: Ports, loop_name: str, subject: str = "") -> list[AuditEntry]:
-    """The audit trail of a loop, or of one run."""
-    entries = (codec.decode(r.value, AuditEntry) for r in ports.store.scan(loop_name, "audit/"))
+def story(ports: Ports, loop_name: str, subject: str = "", after: int = 0) -> list[AuditEntry]:
+    """The audit trail of a loop, or of one run, from the entry after `after` on."""
+    begin = f"audit/{after:012}" if after else ""
+    entries = (codec.decode(r.value, AuditEntry) for r in ports.store.scan(loop_name, "audit/", begin))
     return [e for e in entries if not subject or e.subject == subject]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -85,19 +85,6 @@ def decide(
         decision, action="retrain", scope=scope, sites=sites, compute=compute, reason=reason
     )
     return chosen, started
-
-
-def silent(heard: Mapping[str, datetime | None], loop: Loop, now: datetime) -> list[Finding]:
-    """Sites that have said nothing for too long; one that never spoke is not yet part of the fleet."""
-    found = []
-    for site, last in sorted(heard.items()):
-        if last is not None and now - last > duration(loop.telemetry.silence):
-            days = (now - last).total_seconds() / 86400
-            reason = f"{site} has been silent for {days:.1f} days, more than {loop.telemetry.silence}"
-            found.append(
-                Finding(kind="silence", statistical=False, scope="site", sites=(site,), features=(), reason=reason)
-            )
-    return found
 
 
 def _hold(decision: Decision, reason: str, scope: str = "fleet", sites: tuple[str, ...] | None = None) -> Decision:

@@ -43,7 +43,15 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {field(self.path)}: {self.what}" if self.path else f"{place}: {self.what}"
+        return f"{place}: {self.field}: {self.what}" if self.path else f"{place}: {self.what}"
+
+    @property
+    def field(self) -> str:
+        """
+        >>> Problem("loop.yaml", 9, ("schema", "features", 2, "name"), "").field
+        'schema.features[2].name'
+        """
+        return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path).removeprefix(".")
 
 
 class Wrong(Refused):
@@ -52,14 +60,6 @@ class Wrong(Refused):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)), problems=self.problems)
-
-
-def field(path: Path) -> str:
-    """
-    >>> field(("schema", "features", 2, "name"))
-    'schema.features[2].name'
-    """
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
 
 
 class Document:

@@ -73,6 +73,9 @@ class SiteState(msgspec.Struct, frozen=True, kw_only=True):
     observed_at: datetime | None = None
     last_good: str = ""
     before: str = ""  # last known good when the run reached it: where that run's way back leads
+    batches: int = 0
+    duplicates: int = 0
+    rows: int = 0
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,69 @@
+"""The `driftloop` command. Each command is a module of cli/ with `add_parser` and `run`, imported when it is asked for.
+
+Exit status: 0 done, 1 a negative finding or a failed run, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from triggers.errors import DriftloopError, Refused
+
+VERSION = "0.1.0"
+
+COMMANDS = {
+    "demo": "the whole loop on a year of flights, faults and all",
+    "new": "loop.yaml and fleet.yaml from a table of yours",
+    "validate": "whether loop.yaml and fleet.yaml are right, and fit each other",
+    "replay": "the whole loop over a table of yours",
+    "assess": "how far one table is from another",
+    "backtest": "what the loop would have said and done on a table",
+    "plan": "the waves in which a candidate would reach the fleet",
+    "simulate": "a rollout to a fleet, with faults",
+    "cluster": "what stands in the way of Azure ML on a cluster",
+    "host": "run the function app on this machine",
+    "graph": "how a run moves, as a diagram",
+}
+"""In the order of --help; one whose module is not there is left out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; what it refuses is said in a line per problem."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parser(words[0] if words else "").parse_args(words)
+        status: int = args.module.run(args)
+        sys.stdout.flush()
+        return status
+    except DriftloopError as e:
+        print(f"driftloop: {e}" if len(str(e).splitlines()) == 1 else e, file=sys.stderr)
+        return 2 if isinstance(e, Refused) else 1
+    except BrokenPipeError:  # whoever read along has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser(asked: str) -> argparse.ArgumentParser:
+    """With the arguments of the command that is asked for; of the others, no more than a line of help."""
+    made = argparse.ArgumentParser(prog="driftloop", description="Closes the loop for models that run at the edge.")
+    made.add_argument("--version", action="version", version=f"driftloop {VERSION}")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        if name == asked:
+            module = import_module(f"cli.{name}")
+            module.add_parser(commands)
+            commands.choices[name].set_defaults(module=module)
+        elif find_spec(f"cli.{name}"):
+            commands.add_parser(name, help=summary)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""`driftloop validate`: whether loop.yaml and fleet.yaml are right, each in itself and both together.
+
+`python -m cli.validate --schemas FOLDER` writes their JSON Schemas, for editors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop
+from triggers.errors import Refused
+from triggers.reading import Document, Problem, Wrong
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("validate", help="check loop.yaml and fleet.yaml", description=__doc__)
+    parser.add_argument("--loop", type=Path, metavar="FILE", help="loop.yaml")
+    parser.add_argument("--fleet", type=Path, metavar="FILE", help="fleet.yaml")
+    parser.add_argument("--json", action="store_true", help="print the problems as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 where all is well, 2 with every problem where it is not."""
+    problems = found(args.loop, args.fleet)
+    if args.json:
+        each = [{"file": p.file, "line": p.line, "field": p.field, "what": p.what} for p in problems]
+        print(json.dumps({"problems": each}, indent=2))
+    elif problems:
+        raise Wrong(problems)
+    else:
+        print("no problems")
+    return 2 if problems else 0
+
+
+def found(loop: Path | None, fleet: Path | None) -> list[Problem]:
+    """The problems of one file or of both. Raises Refused where neither is given, or one cannot be read."""
+    try:
+        if loop and fleet:
+            config, _ = parse(text(loop), text(fleet), str(loop), str(fleet))
+        elif loop:
+            config = parse_loop(text(loop), str(loop))
+        elif fleet:
+            parse_fleet(text(fleet), str(fleet))
+            return []
+        else:
+            raise Refused("nothing to check: give --loop FILE, --fleet FILE or both")
+    except Wrong as e:
+        return list(e.problems)
+    return Document(text(loop), str(loop)).problems(
+        ((section, "script"), f"{script!r} is not there; expected a file beside loop.yaml, or no script")
+        for section, script in (("training", config.training.script), ("evaluation", config.evaluation.script))
+        if script and not (loop.parent / script).is_file()
+    )
+
+
+def text(path: Path) -> str:
+    """A configuration file. Raises Refused."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise Refused(f"{path}: {e.strerror if isinstance(e, OSError) else 'not UTF-8 text'}") from e
+
+
+def write_schemas(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in schemas().items():
+        (folder / name).write_text(schema)
+
+
+def schemas() -> dict[str, str]:
+    """The published JSON Schemas by file name."""
+    kinds: dict[str, type[Loop] | type[Fleet]] = {"loop.schema.json": Loop, "fleet.schema.json": Fleet}
+    return {name: json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n" for name, kind in kinds.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m cli.validate")
+    parser.add_argument("--schemas", type=Path, metavar="FOLDER", required=True)
+    write_schemas(parser.parse_args(sys.argv[1:]).schemas)

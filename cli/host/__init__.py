@@ -1,13 +1,31 @@
-"""`driftloop host`: the app in this folder, on the local profile, in real time."""
+"""`driftloop host`: the app in this folder, on the local profile, in real time; and the host itself for other commands.
+
+`AppError`, `Host`, `alone` and `load` are imported when first used: they need azure.functions.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cli.host.app import AppError, load
+    from cli.host.host import Host, alone
+
+__all__ = ["AppError", "Host", "add_parser", "alone", "load", "run"]
+
+_HOMES = {"AppError": "cli.host.app", "load": "cli.host.app", "Host": "cli.host.host", "alone": "cli.host.host"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,13 +43,15 @@ def run(args: argparse.Namespace) -> int:
     from cli.host.app import AppError, load
     from cli.host.host import Host, alone
     from functions import host as composition
+    from functions import wire
 
     try:
         app = load(Path("function_app.py"))
         with alone(Path(composition.setting("DRIFTLOOP_STATE"))):
-            local = composition.local()
-            settings = {**composition.SETTINGS, **os.environ}
-            Host(app, local.bus, local.topic, local.store, local.clock, settings).serve_forever(args.port)
+            here = composition.local()
+            settings = {name: composition.setting(name) for name in composition.SETTINGS}
+            parts = here.bus, here.topic, here.store, here.clock
+            Host(app, *parts, settings, subscriptions=wire.SUBSCRIPTIONS).serve_forever(args.port)
     except (AppError, OSError) as e:
         print(f"driftloop host: {e}", file=sys.stderr)
         return 2

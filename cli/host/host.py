@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -62,7 +61,7 @@ class Host:
         """
         self.functions = index(app, settings)
         self.json = read_host_json(Path(app.__file__ or "").parent / "host.json")
-        self._bus, self._topic, self._store, self._clock = bus, topic, store, clock
+        self._bus, self._topic, self._clock = bus, topic, clock
         self._wanted = {name: tuple(types) for name, types in (subscriptions or {}).items()}
         self._on_invoke = on_invoke
         self._router = Router(self.functions, self.json.route_prefix)
@@ -269,17 +268,17 @@ class Host:
 
 
 class _Timer:
-    """A timer function, and durably when it ran last."""
+    """A timer function, and when it ran last: kept, so that a restart neither skips nor doubles a run."""
 
     def __init__(self, function: Function, store: Store, now: datetime) -> None:
-        self.function, self._store = function, store
+        self.function, self._store, self._key = function, store, f"timer/{function.name}"
         try:
             self._schedule = timers.parse(function.schedule)
         except ValueError as e:
             raise AppError(f"{function.name}: {e}") from e
-        kept = store.get(PARTITION, f"timer/{function.name}")
+        kept = store.get(PARTITION, self._key)
         if kept:
-            self.last = datetime.fromisoformat(json.loads(kept.value)["last"])
+            self.last = datetime.fromisoformat(kept.value.decode())
             self.due = self._schedule.after(self.last)
         else:
             self.ran(now)
@@ -288,10 +287,9 @@ class _Timer:
 
     def ran(self, now: datetime) -> None:
         """Occurrences missed before `now` are done with this one."""
-        self.last = now.astimezone(UTC)
-        self.due = self._schedule.after(self.last)
-        value = json.dumps({"last": self.last.isoformat()}).encode()
-        self._store.commit(PARTITION, [Put(f"timer/{self.function.name}", value, "*")])
+        self.last = now
+        self.due = self._schedule.after(now)
+        self._store.commit(PARTITION, [Put(self._key, now.isoformat().encode(), "*")])
 
 
 def _check_queue(function: Function) -> None:

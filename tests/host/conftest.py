@@ -33,6 +33,7 @@ class Here:
     virtual: bool = True
     settings: Mapping[str, str] = field(default_factory=lambda: SETTINGS)
     options: dict[str, Any] = field(default_factory=dict)
+    source: Path = APP
 
     def __post_init__(self) -> None:
         self.open()
@@ -42,10 +43,10 @@ class Here:
         self.clock: Any = VirtualClock(self.database, START) if self.virtual else SystemClock()
         self.bus = SqliteBus(self.database, self.clock)
         self.topic = SqliteTopic(self.database, self.clock)
-        self.app: ModuleType = load(APP)
-        store = SqliteStore(self.database)
+        self.app: ModuleType = load(self.source)
+        parts = self.bus, self.topic, SqliteStore(self.database), self.clock
         try:
-            self.host = Host(self.app, self.bus, self.topic, store, self.clock, self.settings, **self.options)
+            self.host = Host(self.app, *parts, self.settings, **self.options)
         except AppError:
             self.database.close()
             raise

@@ -37,7 +37,7 @@ def test_every_function_is_there_with_its_trigger(here: Any) -> None:
         (HEAD + TIMER + "def f(t: str): ...\n" + TIMER + "def f(t): ...", "does not index.*unique"),
         (HEAD + TIMER + "def f(x): ...", r"f: takes \['x'\], bound is 't'"),
         (HEAD + TIMER + "def f(t: func.HttpRequest): ...", "f: t: the worker takes no"),
-        (HEAD + QUEUE.format("runs", False) + "def f(m: list[func.ServiceBusMessage]): ...", "the worker takes no list"),
+        (HEAD + QUEUE.format("runs", False) + "def f(m: list[func.ServiceBusMessage]): ...", "takes no list"),
         (HEAD + QUEUE.format("%Q%", False) + "def f(m): ...", "app setting Q is not set"),
         (HEAD + "@app.blob_trigger(arg_name='b', path='p', connection='C')\ndef f(b): ...", "blobTrigger"),
         (HEAD + "@app.service_bus_queue_output(arg_name='o', queue_name='q', connection='C')\n" + TIMER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,15 @@ def test_a_leap_day_and_new_year_are_days_like_others(start: Callable[..., Any])
     here.app.seen.clear()
     here.host.advance(datetime(2028, 3, 1, 12, tzinfo=UTC))
     assert here.seen("daily") == [(False,), (False,)]
+
+
+def test_a_timer_that_runs_on_startup_runs_at_every_start(tmp_path: Path, start: Callable[..., Any]) -> None:
+    source = tmp_path / "function_app.py"
+    source.write_text(
+        "import azure.functions as func\napp = func.FunctionApp()\n"
+        "@app.timer_trigger(arg_name='t', schedule='0 0 6 * * *', run_on_startup=True)\ndef f(t): ..."
+    )
+    here = start(source=source)
+    assert (here.host.run_due_timers(), here.host.run_due_timers()) == (1, 0)
+    here.restart()
+    assert (here.host.run_due_timers(), here.host.run_due_timers()) == (1, 0)

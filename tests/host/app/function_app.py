@@ -24,7 +24,8 @@ def in_order(message: func.ServiceBusMessage) -> None:
     if body in broken:
         raise ValueError(body)
     if body == "kill me":
-        Path(os.environ["SEEN"]).open("a").write(f"{message.delivery_count}\n")
+        with Path(os.environ["SEEN"]).open("a") as file:
+            file.write(f"{message.delivery_count}\n")
         time.sleep(30 if message.delivery_count == 1 else 0)
 
 

@@ -1,0 +1,155 @@
+"""What a site tells: scored rows and labels as signed batches in the buffer, or, where data stays, as sketches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from drift import envelope, windows
+from drift.performance import Predictions
+from drift.reference import Reference
+from drift.telemetry import Batch, Labels, Rows, Serving
+from edge.buffer import Buffer
+from edge.config import SiteConfig
+from edge.state import State
+
+_SPAN = 25
+"""Windows in one batch of sketches."""
+_PATIENCE = 90 * 86400
+"""Seconds for which a site whose data stays waits for labels."""
+
+
+class Telemetry:
+    """Makes batches and puts them into the buffer.
+
+    A batch's id is site, period and a number that only rises, so no id is ever used for two. Call within a change of
+    the state, so that what a batch tells and its place in the buffer are one write.
+    """
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        state: State,
+        buffer: Buffer,
+        sign: Callable[[bytes], bytes] | None,
+        reference: Callable[[str], Reference],
+    ) -> None:
+        self._config = config
+        self._schema = config.schema.telemetry()
+        self._state = state
+        self._buffer = buffer
+        self._sign = sign
+        self._reference = reference
+        self._malformed = config.faults.malformed if config.data else None
+
+    def rows(self, candidate: str, rows: Rows, serving: Serving, start: int, end: int) -> None:
+        """Rows of [start, end], and how they were served."""
+        batch = self._batch(candidate, start, end)
+        if self._config.stays:
+            self._sketched(batch, rows, serving)
+            return
+        for first in range(0, max(len(rows), 1), self._config.batch_rows):
+            piece = take(rows, slice(first, first + self._config.batch_rows))
+            self._put(replace(batch, rows=piece, serving=serving if first == 0 else Serving()))
+
+    def labels(self, candidate: str, labels: Labels, start: int, end: int) -> None:
+        """Labels that became known in [start, end]."""
+        if self._config.stays:
+            self._settled(labels, end)
+            return
+        batch = self._batch(candidate, start, end)
+        for first in range(0, len(labels), self._config.batch_rows):
+            part = slice(first, first + self._config.batch_rows)
+            self._put(replace(batch, labels=Labels(labels.ids[part], labels.at[part], labels.label[part])))
+
+    def _batch(self, candidate: str, start: int, end: int) -> Batch:
+        config = self._config
+        return Batch(self._schema.version, config.loop, candidate, config.name, "", start, end, key=config.key_id)
+
+    def _put(self, batch: Batch) -> None:
+        """Into the buffer, cut in two as often as it takes to keep within the bound."""
+        number = self._state.get("batches", 0)
+        named = replace(batch, id=f"{batch.site}-{envelope.iso(batch.start).replace(':', '')}-{number}")
+        payload = envelope.encode(named, self._schema)
+        body = self._signed(payload)
+        n = len(batch.rows) if batch.rows is not None else len(batch.labels) if batch.labels is not None else 1
+        if len(body) > self._config.batch_bytes and n > 1:
+            for half in _halves(batch, n // 2):
+                self._put(half)
+            return
+        self._buffer.add(named.id, body)
+        if number == self._malformed:
+            name = f"{named.id}-damaged"
+            self._buffer.add(name, self._signed(_damaged(payload, name)))
+        self._state.put(batches=number + 1)
+
+    def _signed(self, payload: bytes) -> bytes:
+        return payload if self._sign is None else envelope.signed(payload, self._sign)
+
+    def _sketched(self, batch: Batch, rows: Rows, serving: Serving) -> None:
+        """The rows as counts, and their predictions kept here until the labels come."""
+        reference = self._reference(batch.candidate)
+        made = windows.fold(replace(batch, rows=rows), reference, reference.seconds)
+        self._put(replace(batch, sketch=windows.pack(made.values()), serving=serving))
+        if len(rows):
+            body = Predictions.of(rows, reference, reference.seconds).to_bytes()
+            with self._state.change() as db:
+                db.execute("delete from predictions where start < ?", (batch.start - _PATIENCE,))
+                number = self._state.get("batches")
+                db.execute("insert into predictions values (?, ?, ?, ?)", (number, batch.candidate, batch.start, body))
+
+    def _settled(self, labels: Labels, end: int) -> None:
+        """Labels joined with the predictions kept here, as counts of outcomes by candidate and period."""
+        found: dict[str, dict[int, windows.Window]] = {}
+        first, last = int(labels.at.min()) - self._config.flush, int(labels.at.max())
+        kept = "select number, candidate, body from predictions where start between ? and ?"
+        for number, candidate, body in self._state.all(kept, first, last):
+            predictions, outcomes, matched = Predictions.from_bytes(body).settle(labels)
+            if not matched.any():
+                continue
+            reference = self._reference(candidate)
+            made = found.setdefault(candidate, {})
+            deltas = windows.settled(candidate, self._config.name, reference.seconds, reference, outcomes)
+            for period, delta in deltas.items():
+                made[period] = made[period] + delta if period in made else delta
+            with self._state.change() as db:
+                if predictions.settled:
+                    db.execute("delete from predictions where number = ?", (number,))
+                else:
+                    db.execute("update predictions set body = ? where number = ?", (predictions.to_bytes(), number))
+        for candidate, made in found.items():
+            periods = sorted(made)
+            for i in range(0, len(periods), _SPAN):
+                some = periods[i : i + _SPAN]
+                batch = self._batch(candidate, some[0], end)
+                self._put(replace(batch, sketch=windows.pack(made[period] for period in some)))
+
+
+def take(rows: Rows, part: slice) -> Rows:
+    columns = {name: values[part] for name, values in rows.columns.items()}
+    return Rows(rows.ids[part], rows.at[part], rows.score[part], columns)
+
+
+def _halves(batch: Batch, middle: int) -> tuple[Batch, Batch]:
+    parts = slice(middle), slice(middle, None)
+    if batch.rows is not None:
+        one, other = (replace(batch, rows=take(batch.rows, part)) for part in parts)
+    else:
+        assert batch.labels is not None
+        ids, at, label = batch.labels.ids, batch.labels.at, batch.labels.label
+        one, other = (replace(batch, labels=Labels(ids[part], at[part], label[part])) for part in parts)
+    return one, replace(other, serving=Serving())
+
+
+def _damaged(payload: bytes, name: str) -> bytes:
+    """The batch under another name, with one value lost."""
+    envelope = msgspec.json.decode(payload)
+    envelope["batch"] = name
+    columns = envelope.get("columns") or envelope.get("labels")
+    if columns:
+        columns[max(columns)].pop()
+    else:
+        envelope["sketch"] += "!"
+    return msgspec.json.encode(envelope)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+from adapters.local import files
 from triggers.errors import NotFound, Refused, Retry
 
 NAME_CHARACTERS = 1024
@@ -63,8 +64,8 @@ class FileBlobs:
         path = self._path(name)
         temporary = self._unfinished / str(uuid4())
         try:
-            _write(temporary, data)
-            _make(path.parent)
+            files.write(temporary, data)
+            files.make(path.parent)
             _move(temporary, path)
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             raise Refused(f"{name!r} is, or is under, another blob or folder", name=name) from error
@@ -86,14 +87,14 @@ class FileBlobs:
         """Sorted by code point."""
         folder, _, _ = prefix.rpartition("/")
         start = self._path(folder) if folder or prefix[:1] == "/" else self._folder
-        found = (_name(path, self._folder) for path in _files(start) if self._unfinished not in path.parents)
+        found = (_name(path, self._folder) for path in _below(start) if self._unfinished not in path.parents)
         yield from sorted(name for name in found if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
         path = self._path(name)
         try:
             path.unlink()
-            _sync(path.parent)
+            files.sync(path.parent)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             if path.is_file():
                 raise
@@ -131,25 +132,10 @@ def _name(path: Path, folder: Path) -> str:
     return "/".join(unquote(segment) for segment in joined[:-1].split("/"))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for at, _, files in os.walk(folder):
-        for file in files:
+def _below(folder: Path) -> Iterator[Path]:
+    for at, _, found in os.walk(folder):
+        for file in found:
             yield Path(at, file)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _make(folder: Path) -> None:
-    """A folder that is still there after a loss of power."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
 
 
 def _move(temporary: Path, path: Path) -> None:
@@ -162,12 +148,4 @@ def _move(temporary: Path, path: Path) -> None:
         except OSError as error:
             raise FileExistsError(path) from error
         temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.sync(path.parent)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from adapters.local.database import Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TABLE = "create table if not exists clock (one integer primary key check (one = 1), now integer not null)"
 
 
 def micros(time: datetime) -> int:
@@ -41,13 +42,17 @@ class VirtualClock:
         """Begins at `start`, or where the file's clock already was."""
         self._database = database
         self._lock = threading.RLock()
-        database.define(
-            "create table if not exists clock (one integer primary key check (one = 1), now integer not null)"
-        )
+        database.define(_TABLE)
         rows = database.read("select now from clock")
         self._now = moment(rows[0][0]) if rows else EPOCH
         if not rows:
             self.set(start)
+
+    @classmethod
+    def resumed(cls, database: Database) -> VirtualClock | None:
+        """The clock that the file has, if it has one."""
+        database.define(_TABLE)
+        return cls(database, EPOCH) if database.read("select 1 from clock") else None
 
     def now(self) -> datetime:
         return self._now

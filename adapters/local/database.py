@@ -44,7 +44,9 @@ class Database:
         self._patience_s = patience_s
         self._readers: deque[sqlite3.Connection] = deque()
         self._waiting: deque[_Work[Any]] = deque()
-        self._turn = threading.Lock()
+        self._leader: _Work[Any] | None = None
+        self._mutex = threading.Lock()  # of the two above
+        self._committing = threading.Lock()
         self._closed = False
         self._durable = True
         self._writer = self._open()
@@ -61,11 +63,17 @@ class Database:
     def write(self, work: Callable[[sqlite3.Connection], T], durable: bool = True) -> T:
         """Run `work` in a transaction. Not `durable`: it outlives this process, but maybe not a loss of power."""
         mine = _Work(work, durable)
-        self._waiting.append(mine)
-        while not mine.done:
-            with self._turn:
-                if not mine.done:
-                    self._commit_waiting()
+        with self._mutex:
+            self._waiting.append(mine)
+            if self._leader is None:
+                self._appoint()
+        try:
+            mine.woken.acquire()
+            if not mine.done:
+                self._lead()
+        except BaseException:
+            self._give_up(mine)
+            raise
         if mine.error is not None:
             raise mine.error
         return cast(T, mine.result)
@@ -86,7 +94,7 @@ class Database:
                 self._close_readers()
 
     def close(self) -> None:
-        with self._turn:
+        with self._committing:
             self._closed = True
             self._close_readers()
             self._writer.close()
@@ -121,12 +129,29 @@ class Database:
                     raise
                 time.sleep(0.01)
 
-    def _commit_waiting(self) -> None:
+    def _appoint(self) -> None:
+        """Whoever waits longest commits next."""
+        self._leader = self._waiting[0] if self._waiting else None
+        if self._leader is not None:
+            self._leader.woken.release()
+
+    def _give_up(self, work: _Work[Any]) -> None:
+        """Interrupted: nobody waits for this work any more, and it may have been done."""
+        with self._mutex:
+            if work in self._waiting:
+                self._waiting.remove(work)
+            if self._leader is work:
+                self._appoint()
+
+    def _lead(self) -> None:
+        """Commit what waits, for all; then let the next one lead."""
         group: list[_Work[Any]] = []
         try:
-            while self._waiting and len(group) < GROUP:
-                group.append(self._waiting.popleft())
-            self._transact(group)
+            with self._committing:
+                with self._mutex:
+                    while self._waiting and len(group) < GROUP:
+                        group.append(self._waiting.popleft())
+                self._transact(group)
         except sqlite3.Error as error:
             for work in group:
                 work.error = _translated(error)
@@ -137,6 +162,10 @@ class Database:
         finally:
             for work in group:
                 work.done = True
+                if work is not self._leader:
+                    work.woken.release()
+            with self._mutex:
+                self._appoint()
 
     def _transact(self, group: Sequence[_Work[Any]]) -> None:
         durable = any(work.durable for work in group)
@@ -157,7 +186,7 @@ class Database:
 class _Work(Generic[T]):
     """One writer's part of a transaction."""
 
-    __slots__ = ("_work", "done", "durable", "error", "result")
+    __slots__ = ("_work", "done", "durable", "error", "result", "woken")
 
     def __init__(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> None:
         self._work = work
@@ -165,6 +194,8 @@ class _Work(Generic[T]):
         self.result: T | None = None
         self.error: Exception | None = None
         self.done = False
+        self.woken = threading.Lock()  # released when it is done, or its turn to lead
+        self.woken.acquire()
 
     def run(self, connection: sqlite3.Connection) -> None:
         connection.execute("savepoint work")

@@ -21,19 +21,22 @@ from triggers.ports import Clock, Ports
 
 
 class Local:
-    """All the adapters of one state folder; a virtual clock where a start is given."""
+    """All the adapters of one state folder.
+
+    Where a virtual start was ever given, its clock is virtual from then on.
+    """
 
     def __init__(self, state: Path | str, virtual: datetime | None = None) -> None:
         self.state = Path(state)
         self.state.mkdir(parents=True, exist_ok=True)
         self.database = Database(self.state / "state.db")
-        self.clock: Clock = VirtualClock(self.database, virtual) if virtual else SystemClock()
+        self.clock: Clock = _clock(self.database, virtual)
         self.store = SqliteStore(self.database)
         self.bus = SqliteBus(self.database, self.clock)
         self.topic = SqliteTopic(self.database, self.clock)
         self.blobs = FileBlobs(self.state / "blobs")
         self.jobs = ProcessJobs(self.state, self.topic, self.clock)
-        self.people = LocalPeople(self.state)
+        self.people = LocalPeople(self.state / "keys" / "people.key")
         configs = FileConfigs(self.state)
         self.ports = Ports(
             store=self.store,
@@ -53,3 +56,9 @@ class Local:
     def close(self) -> None:
         self.jobs.close(kill=True)
         self.database.close()
+
+
+def _clock(database: Database, virtual: datetime | None) -> Clock:
+    if virtual is not None:
+        return VirtualClock(database, virtual)
+    return VirtualClock.resumed(database) or SystemClock()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ PARTITION = "$host"
 """Where the store keeps when each timer ran last."""
 
 PAST_DUE = timedelta(seconds=5)
-RENEW_S = 20.0
+TICK_S = 0.5
 RENEWED_FOR_S = 300.0
 IDLE_S = (0.01, 0.1)
 
@@ -66,7 +67,7 @@ class Host:
         self._on_invoke = on_invoke
         self._router = Router(self.functions, self.json.route_prefix)
         self._turns = {f.name: threading.Semaphore(_at_once(f, self.json)) for f in self.functions}
-        self._in_hand: dict[str, tuple[Delivery, float]] = {}
+        self._in_hand: dict[str, _Held] = {}
         self._bell, self._end = threading.Event(), threading.Event()
         for function in self._of("queue"):
             _check_queue(function)
@@ -152,8 +153,8 @@ class Host:
         while not self._end.is_set():
             try:
                 done = sum(self._step(f) for f in self._of("queue", "event", "timer"))
-            except DriftloopError as e:
-                log.error("the state cannot be read now: %s", e)
+            except Exception as e:
+                log.error("a worker waits a second: %s", e, exc_info=not isinstance(e, DriftloopError))
                 done, idle = 0, 1.0
             if not done:
                 self._bell.wait(idle)
@@ -161,11 +162,14 @@ class Host:
             idle = IDLE_S[0] if done else min(2 * idle, IDLE_S[1])
 
     def _renew(self) -> None:
-        """Keep what is in hand locked for up to five minutes, as the Functions host does."""
-        while not self._end.wait(RENEW_S):
-            young = [d for d, began in list(self._in_hand.values()) if time.monotonic() - began < RENEWED_FOR_S]
+        """Keep what is in hand locked for up to five minutes, as the Functions host does; batches are not."""
+        while not self._end.wait(TICK_S):
+            now = time.monotonic()
+            due = [held for held in list(self._in_hand.values()) if held.again < now < held.until]
+            for held in due:
+                held.again = now + held.every
             try:
-                self._bus.renew(young)
+                self._bus.renew([held.delivery for held in due])
             except Retry as e:
                 log.warning("locks were not renewed: %s", e)
 
@@ -192,7 +196,7 @@ class Host:
             about = f"{len(batch)} messages from {first.id}, delivery {first.count}"
             _, error = self._invoke(f, lambda: decode.messages(batch, binary=f.binary), about)
         else:
-            self._in_hand[first.token] = (first, time.monotonic())
+            self._in_hand[first.token] = _held(first, self._clock.now())
             about = f"message {first.id}, delivery {first.count}"
             _, error = self._invoke(f, lambda: decode.message(first, binary=f.binary), about)
             del self._in_hand[first.token]
@@ -267,6 +271,21 @@ class Host:
         return answer, error
 
 
+@dataclass(slots=True)
+class _Held:
+    """A message in a handler's hand, and (monotonic) when its lock is to be renewed, and until when."""
+
+    delivery: Delivery
+    every: float
+    again: float
+    until: float
+
+
+def _held(delivery: Delivery, now: datetime) -> _Held:
+    every, began = (delivery.locked_until - now).total_seconds() / 3, time.monotonic()
+    return _Held(delivery, every, began + every, began + RENEWED_FOR_S)
+
+
 class _Timer:
     """A timer function, and when it ran last: kept, so that a restart neither skips nor doubles a run."""
 
@@ -316,8 +335,9 @@ def _without_function(method: str, allowed: Sequence[str]) -> Answer:
 
 def _complain(function: Function, about: str, error: Exception) -> None:
     """A bug is logged with its traceback; an error that asks for a reaction, in a line."""
-    expected = isinstance(error, DriftloopError)
-    log.error("%s failed (%s): %s: %s", function.name, about, type(error).__name__, error, exc_info=not expected)
+    level = logging.WARNING if isinstance(error, Retry) else logging.ERROR
+    bug = not isinstance(error, DriftloopError)
+    log.log(level, "%s failed (%s): %s: %s", function.name, about, type(error).__name__, error, exc_info=bug)
 
 
 @contextmanager

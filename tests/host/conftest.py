@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +34,7 @@ class Here:
     settings: Mapping[str, str] = field(default_factory=lambda: SETTINGS)
     options: dict[str, Any] = field(default_factory=dict)
     source: Path = APP
+    lock: timedelta = timedelta(seconds=60)
 
     def __post_init__(self) -> None:
         self.open()
@@ -41,7 +42,7 @@ class Here:
     def open(self) -> None:
         self.database = Database(self.path)
         self.clock: Any = VirtualClock(self.database, START) if self.virtual else SystemClock()
-        self.bus = SqliteBus(self.database, self.clock)
+        self.bus = SqliteBus(self.database, self.clock, lock=self.lock)
         self.topic = SqliteTopic(self.database, self.clock)
         self.app: ModuleType = load(self.source)
         parts = self.bus, self.topic, SqliteStore(self.database), self.clock

@@ -72,3 +72,8 @@ def test_a_wrong_host_json_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(AppError, match=r"host\.json"):
         read_host_json(path)
+
+
+def test_a_missing_app_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AppError, match="no such file"):
+        load(tmp_path / "function_app.py")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_what_was_in_hand_when_the_process_was_killed_comes_again(tmp_path: Path
     here.host.pump()
     assert here.bus.pending("runs") == 0
     assert [s[:2] for s in here.seen("run")] in ([], [("s", "next")])
+
+
+def test_a_handler_that_outlasts_the_lock_keeps_its_message(start: Callable[..., Any]) -> None:
+    here = start(virtual=False, lock=timedelta(seconds=1.5))
+    here.send("runs", "slow", "next")
+    server = threading.Thread(target=here.host.serve_forever, kwargs={"port": 0})
+    server.start()
+    until(lambda: here.bus.pending("runs") == 0)
+    here.host.stop()
+    server.join()
+    assert here.seen("run") == [("s", "slow", 1), ("s", "next", 1)]
 
 
 def test_a_state_has_one_host(tmp_path: Path) -> None:

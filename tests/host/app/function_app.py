@@ -23,6 +23,8 @@ def in_order(message: func.ServiceBusMessage) -> None:
     seen.append(("run", message.session_id, body, message.delivery_count))
     if body in broken:
         raise ValueError(body)
+    if body == "slow":
+        time.sleep(2)
     if body == "kill me":
         with Path(os.environ["SEEN"]).open("a") as file:
             file.write(f"{message.delivery_count}\n")

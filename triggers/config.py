@@ -566,11 +566,11 @@ def _schema_problems(schema: Schema) -> _Found:
         yield from _name_problems(f.name, (*at, "name"), "")
         if f.name in RESERVED:
             yield (*at, "name"), f"{f.name!r} is reserved; expected another name, with `column: {f.name}` beside it"
-        if _same(f.name) in names:
+        if unicodedata.normalize("NFC", f.name) in names:
             yield (*at, "name"), f"{f.name!r} is there already; expected every feature once"
         elif column in columns:
             yield (*at, "column" if f.column else "name"), f"{column!r} is the {columns[column]}; expected an input"
-        names.add(_same(f.name))
+        names.add(unicodedata.normalize("NFC", f.name))
         columns[column] = f"feature {f.name!r}"
         low, high = f.range
         if f.kind == "category" and f.range != (None, None):

@@ -1,0 +1,235 @@
+"""`driftloop new`: looks at a table, and writes a loop.yaml and a fleet.yaml for it that run as they are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cli.guess import Guess, Role, Taken, guess, look, read
+from triggers.config import parse, parse_loop
+from triggers.errors import Refused
+
+ROLES: tuple[Role, ...] = ("timestamp", "site", "id", "label", "prediction")
+YEAR = 365.0
+WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of the data, from which the lengths and limits of the loop follow."""
+
+    rows: int
+    days: float
+    sites: dict[str, int]
+
+    def scaled(self, days: float) -> str:
+        """A length that suits a year of data, for as much as there is."""
+        hours = days * 24 * min(1.0, self.days / YEAR)
+        return f"{round(hours / 24)}d" if hours >= 36 else f"{max(1, round(hours))}h"
+
+    @property
+    def window_days(self) -> int:
+        """A day; or a week, where a site's day has too few rows to tell anything."""
+        daily = min(self.sites.values()) / max(self.days, 1.0)
+        return 1 if daily >= 50 or self.days < 70 else 7
+
+    @property
+    def least_rows(self) -> int:
+        """Rows below which a window is no evidence: half of what the smallest site has in one, and 50 at most."""
+        return max(5, min(50, round(min(self.sites.values()) / max(self.days, 1.0) * self.window_days / 2)))
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("new", help="start a loop from a table", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="of the loop, and of the folder that it is written to")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="rows, CSV or Parquet")
+    for role in ROLES:
+        parser.add_argument(f"--{role}", metavar="COLUMN", help=f"the {role}'s column (default: guessed)")
+    parser.add_argument("--force", action="store_true", help="write over what is there")
+    parser.add_argument("--json", action="store_true", help="print what was guessed as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write NAME/loop.yaml and NAME/fleet.yaml, and show what was guessed and why."""
+    folder = Path(args.name)
+    files = [folder / "loop.yaml", folder / "fleet.yaml"]
+    if (there := [f for f in files if f.exists()]) and not args.force:
+        raise Refused(f"{there[0]} is there already; --force writes over it")
+    made, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in zip(files, (loop, fleet), strict=True):
+        file.write_text(text, "utf-8")
+    if args.json:
+        print(json.dumps({"name": folder.name, "task": made.task, "files": [str(f) for f in files], **_json(made)}))
+    else:
+        _show(made, files, args.data)
+    return 0
+
+
+def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, str, str]:
+    """What was guessed, and the texts of loop.yaml and fleet.yaml. Raises Refused."""
+    from cli import tables
+
+    made = guess(look(read(data)), said)
+    loop = parse_loop(_bare_loop(name, made), f"{name}/loop.yaml")
+    rows = tables.load(data, loop)
+    shape = Shape(len(rows), (rows.last - rows.first) / 86400, rows.table.sites())
+    if not shape.days:
+        raise Refused(f"{data}: all rows have one time; a loop needs rows over time")
+    span = [datetime.fromtimestamp(at, UTC) for at in (rows.first, rows.last)]
+    texts = loop_yaml(name, data.name, made, shape, span), fleet_yaml(shape)
+    parse(*texts, f"{name}/loop.yaml", f"{name}/fleet.yaml")
+    return made, *texts
+
+
+def _bare_loop(name: str, made: Guess) -> str:
+    """Enough of loop.yaml to read the table by."""
+    roles = "".join(f"  {role}: {_q(made.roles[role][0].name)}\n" for role in ROLES if role in made.roles)
+    return f"loop: {_q(name)}\ntask: {made.task}\nschema:\n{roles}  features:\n" + "".join(map(_feature, made.features))
+
+
+def loop_yaml(name: str, source: str, made: Guess, shape: Shape, span: Sequence[datetime]) -> str:
+    """loop.yaml, commented."""
+    return "\n".join(_loop_lines(name, source, made, shape, span)) + "\n"
+
+
+def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequence[datetime]) -> Iterator[str]:
+    yield f"# Written by `driftloop new` from {source}: {shape.rows:,} rows, {span[0]:%Y-%m-%d} to {span[1]:%Y-%m-%d}."
+    yield "# What is a guess says why. Every field and its default: docs/schemas/loop.schema.json."
+    yield f"loop: {_q(name)}"
+    two = "the label is 0 or 1" if made.task == "binary" else "the label is a number"
+    yield f"task: {made.task}  # {two}"
+    yield ""
+    yield "schema:"
+    for role in ROLES:
+        if role in made.roles:
+            column, why = made.roles[role]
+            yield f"  {role}: {_q(column.name)}  # {why}"
+        else:
+            yield f"  # {role}: {_WITHOUT[role]}"
+    yield "  label_delay: 0s  # how long after its time a row's label is known; or label_at: the column that says when"
+    yield "  features:"
+    yield from (_feature(taken).rstrip("\n") for taken in made.features)
+    for column, why in made.left:
+        yield f"    # left out: {_q(column.name)}: {why}"
+    yield ""
+    yield "bootstrap:"
+    yield "  fraction: 0.2  # of the time span: the first model is trained on it"
+    yield ""
+    yield "telemetry:"
+    yield f"  window: {shape.window_days}d  # drift is measured over so much at a time"
+    yield f"  silence: {shape.window_days + 1}d  # a site that sends nothing for so long is reported"
+    yield ""
+    yield "drift:"
+    yield "  false_alarms: 1 per 90 days  # over all sites and features together"
+    yield f"  minimum_rows: {shape.least_rows}  # a site's window with fewer is no evidence"
+    yield f"  quality: {{minimum_rows: {shape.least_rows}}}"
+    yield ""
+    yield "retrain:"
+    yield f"  cooldown: {shape.scaled(14)}  # at least so long between two"
+    yield "  budget: 3 per 30 days"
+    yield f"  minimum_rows: {max(50, min(1000, shape.rows // 20))}  # labelled"
+    yield ""
+    yield "training:  # by a scikit-learn model that needs no code; script: train.py for your own"
+    yield f"  window: {shape.scaled(60)}  # the newest rows, of which"
+    yield f"  holdout: {shape.scaled(10)}  # are left out, to judge the candidate by"
+    yield ""
+    yield "gates:"
+    metric = "auc" if made.task == "binary" else "rmse"
+    yield f"  metric: {metric}"
+    yield "  minimum_gain: 0.0  # the lower end of the gain's interval must exceed it"
+    yield f"  minimum_rows: {max(30, min(500, round(shape.rows / shape.days * _days(shape.scaled(10)) / 2)))}"
+    yield ""
+    yield "approval:"
+    yield "  approvers: []  # who may approve, as they sign in"
+    if len(shape.sites) > 1:
+        yield ""
+        yield "rollout:"
+        yield "  rings: [first, rest]  # of fleet.yaml, in order"
+        yield f"  max_unavailable: {max(1, len(shape.sites) // 5)}"
+        yield f"  soak: {shape.scaled(1)}  # a ring must be well for so long before the next"
+
+
+_WITHOUT: dict[Role, str] = {
+    "timestamp": "",
+    "site": "no column found; every row is from the one site of fleet.yaml",
+    "id": "no column found; rows are numbered",
+    "label": "",
+    "prediction": "no column found; where the table has scores that were served, name it",
+}
+
+
+def fleet_yaml(shape: Shape) -> str:
+    """fleet.yaml, commented: the sites of the table, the smallest one first in line."""
+    lines = [
+        "# The sites that serve the model. Every field and its default: docs/schemas/fleet.schema.json.",
+        "# A site may say, for example: timezone: Europe/Berlin, windows: [{cron: 0 2 * * *, duration: 3h}]",
+        "sites:",
+    ]
+    first = min(shape.sites, key=lambda s: (shape.sites[s], s))
+    for site, rows in shape.sites.items():
+        lines.append(f"  - name: {_q(site)}  # {rows:,} rows")
+        if len(shape.sites) > 1:
+            lines.append(f"    ring: {'first  # the fewest rows: the least harm' if site == first else 'rest'}")
+    return "\n".join(lines) + "\n"
+
+
+def _feature(taken: Taken) -> str:
+    column = f", column: {_q(taken.column.name)}" if taken.name != taken.column.name else ""
+    span = f", range: [{taken.range[0]:g}, {taken.range[1]:g}]" if taken.range else ""
+    missing = f"; {taken.column.missing / taken.column.rows:.1%} missing" if taken.column.missing else ""
+    return f"    - {{name: {_q(taken.name)}, kind: {taken.kind}{column}{span}}}  # {taken.why}{missing}\n"
+
+
+def _days(text: str) -> float:
+    return float(text[:-1]) / (24 if text.endswith("h") else 1)
+
+
+def _q(text: str) -> str:
+    """A text as YAML: quoted where it might be read as something else."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", text) and text.lower() not in WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _rows(made: Guess) -> Iterator[tuple[str, str, str]]:
+    """(column, what it is taken for, why), roles first."""
+    for role in ROLES:
+        if role in made.roles:
+            column, why = made.roles[role]
+            yield column.name, role, why
+    for taken in made.features:
+        yield taken.column.name, taken.kind, taken.why
+    for column, why in made.left:
+        yield column.name, "left out", why
+
+
+def _json(made: Guess) -> dict[str, Any]:
+    return {"columns": [{"column": column, "as": what, "why": why} for column, what, why in _rows(made)]}
+
+
+def _show(made: Guess, files: Sequence[Path], data: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{data.name}: {made.task}", title_justify="left")
+    for heading in ("column", "taken as", "why"):
+        table.add_column(heading, overflow="fold")
+    colours = {"left out": "dim", "number": "default", "category": "default"}
+    for column, what, why in _rows(made):
+        table.add_row(escape(column), what, escape(why), style=colours.get(what, "bold"))
+    console = Console()
+    console.print(table)
+    console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
+    loop, fleet = files
+    command = (
+        f"  driftloop replay --loop {loop} --fleet {fleet} --data {data} --state {loop.parent / 'state'} --approve"
+    )
+    console.print(command, highlight=False, soft_wrap=True)

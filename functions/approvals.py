@@ -1,0 +1,143 @@
+"""Approval: a page that asks, and its answer. To look never answers; an answer is a form of ours, from who it names."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import parse_qsl, quote
+
+import azure.functions as func
+import msgspec
+
+from functions import answers, host, pages, people
+from triggers import loop, views
+from triggers.approval import Answer, Request
+from triggers.errors import DriftloopError, Offline, Refused, Retry
+from triggers.ports import Person
+
+bp = func.Blueprint()
+
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+_MOST = 64 * 1024
+
+
+class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the form says. Who answers is not in it."""
+
+    answer: Literal["approve", "reject"]
+    candidate: str
+    evidence: str
+    plan: str
+    csrf: str
+    reason: str = ""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What became of an answer that was sent as JSON."""
+
+    run: str
+    state: str
+    by: str
+
+
+@bp.route("approvals/{run}", methods=["GET"])
+def approval_page(req: func.HttpRequest) -> func.HttpResponse:
+    """What is asked, and the form for those who may answer."""
+    person = people.identify(req)
+    if person is None:
+        return pages.respond(401, pages.signed_out("Only who is signed in may see what is asked."))
+    try:
+        return pages.respond(200, _page(req.route_params["run"], person))
+    except (Refused, Retry, Offline) as problem:
+        return _sorry(problem)
+
+
+@bp.route("approvals/{run}", methods=["POST"])
+def answer_approval(req: func.HttpRequest) -> func.HttpResponse:
+    """One person's answer."""
+    person, run = people.identify(req), req.route_params["run"]
+    if people.media_type(req) not in (FORM, JSON):
+        return answers.problem(415, f"send {FORM} or {JSON}")
+    if person is None:
+        return _refused(req, 401, "Not signed in", "the answer did not count: nobody is signed in")
+    if not people.same_origin(req):
+        return _refused(req, 403, "Not counted", "the answer does not come from a page of this app")
+    given = _given(req)
+    if given is None:
+        return _refused(req, 400, "Not counted", "this is not the form of the approval page")
+    if not people.sealed(given.csrf, *_about(person, run, given)):
+        why = "this form was not made for this person, run, candidate, evidence and plan: load the page again"
+        return _refused(req, 403, "Not counted", why)
+    try:
+        return _answer(req, run, person, given)
+    except (Refused, Retry, Offline) as problem:
+        return _sorry(problem)
+
+
+def _answer(req: func.HttpRequest, run: str, person: Person, given: Given) -> func.HttpResponse:
+    status, wrong = 422, people.unfit(given.reason) if given.answer == "reject" or given.reason else ""
+    if not wrong:
+        said = Answer(
+            answer=given.answer,
+            by=person.name,
+            reason=given.reason.strip(),
+            candidate=given.candidate,
+            evidence=given.evidence,
+            plan=given.plan,
+        )
+        status, wrong = 409, loop.answer(host.ports(), run, said)
+    as_json = people.media_type(req) == JSON
+    if wrong:
+        if as_json:
+            return answers.problem(status, wrong)
+        return pages.respond(status, _page(run, person, wrong, given.reason))
+    if as_json:
+        request = views.approval_request(host.ports(), run)
+        return answers.data(Answered(run, request.state if request else "", person.name))
+    back = {**answers.SECURITY, "Location": f"/api/approvals/{quote(run, safe='')}"}
+    return func.HttpResponse(status_code=303, headers=back)
+
+
+def _given(req: func.HttpRequest) -> Given | None:
+    """The form; None where it is not one, or says anything twice."""
+    body = req.get_body()
+    if len(body) > _MOST:
+        return None
+    try:
+        if people.media_type(req) == JSON:
+            found = msgspec.json.decode(body, type=Given)
+        else:
+            pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=10)
+            if len(dict(pairs)) < len(pairs):
+                return None
+            found = msgspec.convert(dict(pairs), type=Given)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return found
+
+
+def _about(person: Person, run: str, shown: Given | Request) -> tuple[str, ...]:
+    return ("approval", person.name, run, shown.candidate, shown.evidence, shown.plan)
+
+
+def _page(run: str, person: Person, refused: str = "", reason: str = "") -> pages.Html:
+    ports = host.ports()
+    detail, request = views.run(ports, run), views.approval_request(ports, run)
+    if detail.approval is None or request is None:
+        return pages.message("Nothing to answer", f"Run {run} is {detail.run.phase}: {detail.run.because}.")
+    asked = detail.approval
+    may = asked.state == "open" and detail.now < asked.expires and person.name in asked.approvers
+    token = people.seal(*_about(person, run, request)) if may else ""
+    return pages.approval(detail, asked, person.name, token, refused, reason)
+
+
+def _refused(req: func.HttpRequest, status: int, title: str, why: str) -> func.HttpResponse:
+    if people.media_type(req) == JSON:
+        return answers.problem(status, why)
+    return pages.respond(status, pages.message(title, f"{why[0].upper()}{why[1:]}."))
+
+
+def _sorry(problem: DriftloopError) -> func.HttpResponse:
+    status = people.reaction(problem)
+    more = {"Retry-After": "5"} if status == 503 else {}
+    title = {404: "There is no such run", 503: "Try again later"}.get(status, "Refused")
+    return pages.respond(status, pages.message(title, str(problem)), more)

@@ -1,0 +1,128 @@
+"""Who asks, and whether they may: sign-in, forms that come back, and what an error becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import azure.functions as func
+import msgspec
+
+from functions import answers, host, pages
+from triggers.errors import DriftloopError, NotFound, Offline, Refused, Retry
+from triggers.ports import Person, Ports
+
+bp = func.Blueprint()
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Who is signed in (nobody: empty), and what a request that changes something must bring as X-CSRF-Token."""
+
+    person: str
+    roles: Sequence[str]
+    csrf: str
+
+
+@bp.route("login", methods=["GET"])
+def login(req: func.HttpRequest) -> func.HttpResponse:
+    """Open the session that a login link names."""
+    found = host.ports().people.login(req.params.get("token", ""))
+    if found is None:
+        return pages.respond(401, pages.signed_out("This link is not valid, or no longer."))
+    person, cookie = found
+    return pages.respond(200, pages.signed_in(person.name), {"Set-Cookie": cookie})
+
+
+@bp.route("session", methods=["GET"])
+def session(req: func.HttpRequest) -> func.HttpResponse:
+    """Who is signed in."""
+    person = identify(req)
+    if person is None:
+        return answers.data(Session("", (), ""))
+    return answers.data(Session(person.name, sorted(person.roles), seal("operate", person.name)))
+
+
+def identify(req: func.HttpRequest) -> Person | None:
+    """Who sent this request; None where that is not proven."""
+    return host.ports().people.identify(req.headers)
+
+
+def seal(*about: str) -> str:
+    """What only a form that we made for exactly this carries."""
+    return host.ports().people.sign(_text(about))
+
+
+def sealed(token: str, *about: str) -> bool:
+    """Whether a form that came back is one that we made for exactly this."""
+    return host.ports().people.check(_text(about), token)
+
+
+def _text(about: Sequence[str]) -> str:
+    return msgspec.json.encode(about).decode()
+
+
+def same_origin(req: func.HttpRequest) -> bool:
+    """Whether a page of ours sent this. A browser says so itself; what says nothing about where it is from is refused.
+
+    Under our referrer policy a form's Origin is "null", so that then Sec-Fetch-Site must be there.
+    """
+    site, origin = req.headers.get("Sec-Fetch-Site"), req.headers.get("Origin")
+    if site not in (None, "same-origin"):
+        return False
+    if origin in (None, "null"):
+        return site is not None
+    here = urlsplit(req.url)
+    return origin.lower() == f"{here.scheme}://{here.netloc}".lower()
+
+
+def media_type(req: func.HttpRequest) -> str:
+    """The content type, without its parameters."""
+    return (req.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+
+
+def reaction(problem: DriftloopError) -> int:
+    """The status that an error asks for."""
+    if isinstance(problem, NotFound):
+        return 404
+    return 503 if isinstance(problem, Retry | Offline) else 409
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody who changes something says. `target` is for a freeze: "all", a loop, or "loop/site"."""
+
+    reason: str
+    target: str = ""
+
+
+def operate(req: func.HttpRequest, change: Callable[[Ports, str, Asked], Mapping[str, str]]) -> func.HttpResponse:
+    """Change something for a signed-in person who may operate, from a page of ours, with a reason; 202 with what came
+    of it."""
+    person = identify(req)
+    if person is None:
+        return answers.problem(401, "sign in first", {"WWW-Authenticate": 'Cookie realm="driftloop"'})
+    if "operate" not in person.roles:
+        return answers.problem(403, f"{person.name} may not operate")
+    if not same_origin(req) or not sealed(req.headers.get("X-CSRF-Token", ""), "operate", person.name):
+        return answers.problem(403, "the request does not come from a page of this app")
+    if media_type(req) != "application/json":
+        return answers.problem(415, "send application/json")
+    try:
+        asked = msgspec.json.decode(req.get_body(), type=Asked)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return answers.problem(400, f'expected {{"reason": "..."}}: {problem}')
+    if wrong := unfit(asked.reason):
+        return answers.problem(422, wrong)
+    try:
+        return answers.data(change(host.ports(), person.name, asked), status=202)
+    except (Refused, Retry, Offline) as problem:
+        return answers.problem(reaction(problem), str(problem))
+
+
+MOST_WORDS = 1000
+
+
+def unfit(reason: str) -> str:
+    """Why these words are no reason; empty where they are."""
+    if not reason.strip():
+        return "say why"
+    return f"a reason has at most {MOST_WORDS} characters" if len(reason) > MOST_WORDS else ""

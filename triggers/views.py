@@ -1,0 +1,686 @@
+"""What an operator looks at: pure reading over the ports, in the shapes that the HTTP surface answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from drift.windows import Window
+from triggers import approval, candidates, codec, lifecycle, loop, rollout, sites
+from triggers import events as on
+from triggers.config import Fleet, Loop, Site, duration
+from triggers.errors import NotFound, Refused
+from triggers.policy import Decision, Finding
+from triggers.ports import Ports
+from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
+from triggers.run import Phase, Run
+
+METRICS = ("psi", "js", "ks", "wasserstein", "hellinger", "tv")
+RECENT = timedelta(days=7)
+_STAMP = "%Y-%m-%dT%H%M%S"
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of an answer."""
+
+
+class WaveView(View, frozen=True, kw_only=True):
+    """One wave of a run: which ring, how many sites, and when it was verified."""
+
+    ring: str
+    sites: int
+    started: datetime | None = None
+    verified: datetime | None = None
+    deferred: int = 0
+
+
+class RunView(View, frozen=True, kw_only=True):
+    """One attempt to replace a model. `because` is why it is where it is, `cause` why it began."""
+
+    id: str
+    loop: str
+    phase: Phase
+    final: bool
+    because: str
+    cause: str
+    scope: str
+    started: datetime
+    ended: datetime | None
+    champion: str
+    candidate: str
+    rows: int
+    outcome: str
+    verdict: str
+    approved_by: str
+    wave: int
+    waves: list[WaveView]
+    next: str
+
+
+class LoopView(View, frozen=True, kw_only=True):
+    """A loop at a glance. `frozen`: why nothing new begins, or empty; `next`: what it waits for, in words."""
+
+    name: str
+    task: str
+    champion: str
+    sites: int
+    active: list[RunView]
+    frozen: str
+    next: str
+
+
+class Loops(View, frozen=True, kw_only=True):
+    """Every loop; `frozen_all`: why all are stopped, or empty."""
+
+    now: datetime
+    loops: list[LoopView]
+    frozen_all: str
+
+
+class Recent(View, frozen=True, kw_only=True):
+    """What was counted into windows in the last days."""
+
+    days: int
+    rows: int
+    labels: int
+
+
+class SiteView(View, frozen=True, kw_only=True):
+    """What one site should serve (`intent`), what its newest telemetry says it serves (`observed`), and the way back.
+
+    `requests`, `errors`, `p95_ms` (worst batch): since the last change there. `silent`: nothing heard for too long.
+    """
+
+    name: str
+    ring: str
+    cohort: str
+    data: str
+    intent: str
+    observed: str
+    status: str
+    reason: str
+    run: str
+    heard: datetime | None
+    silent: bool
+    last_good: str
+    requests: int
+    errors: int
+    p95_ms: float
+    recent: Recent
+    frozen: str
+
+
+class Ring(View, frozen=True, kw_only=True):
+    """Sites that are updated together, in the order in which rings are."""
+
+    name: str
+    sites: list[SiteView]
+
+
+class Detector(View, frozen=True, kw_only=True):
+    """What the last check of one candidate said: an alarm when `evidence` reaches `limit`."""
+
+    at: datetime
+    candidate: str
+    evidence: float | None
+    limit: float | None
+    windows: int
+    reason: str
+    promise: str
+
+
+class FleetView(View, frozen=True, kw_only=True):
+    """One loop: its fleet by ring, its last decision and what its detectors say."""
+
+    now: datetime
+    loop: LoopView
+    rings: list[Ring]
+    decision: Decision | None
+    detectors: list[Detector]
+    waiting: list[RunView]
+    quarantined: int
+
+
+class Check(View, frozen=True, kw_only=True):
+    """One check of one candidate: distances `values` [sites][features] from each site's own reference (None: too few
+    rows), and what was found."""
+
+    at: datetime
+    candidate: str
+    evidence: float | None
+    limit: float | None
+    reason: str
+    sites: list[str]
+    features: list[str]
+    values: list[list[float | None]]
+    findings: list[Finding]
+
+
+class DriftView(View, frozen=True, kw_only=True):
+    """The checks of the last days, oldest first."""
+
+    now: datetime
+    loop: str
+    metric: str
+    metrics: list[str]
+    checks: list[Check]
+
+
+class SiteRow(View, frozen=True, kw_only=True):
+    """How one site of a run's plan stands."""
+
+    site: str
+    status: str
+    reason: str
+    at: datetime | None
+
+
+class PlanWave(View, frozen=True, kw_only=True):
+    """A wave with its sites."""
+
+    ring: str
+    started: datetime | None
+    verified: datetime | None
+    sites: list[SiteRow]
+
+
+class ApprovalView(View, frozen=True, kw_only=True):
+    """What is asked of a person, bound to three digests, and the answer."""
+
+    state: str
+    candidate: str
+    evidence: str
+    plan: str
+    outcome: str
+    verdict: str
+    asked: datetime
+    expires: datetime
+    approvers: list[str]
+    by: str
+    answered: datetime | None
+    reason: str
+    link: str
+
+
+class RunDetail(View, frozen=True, kw_only=True):
+    """A run with everything that was decided about it. `evidence` is as the evaluation wrote it, `lineage` as the
+    candidate's manifest says; `may`: what a person can ask of it now."""
+
+    now: datetime
+    run: RunView
+    decision: Decision | None
+    waves: list[PlanWave]
+    limits: dict[str, Any]
+    approval: ApprovalView | None
+    evidence: dict[str, Any] | None
+    lineage: dict[str, Any] | None
+    reports: list[str]
+    may: list[str]
+
+
+class Sentence(View, frozen=True, kw_only=True):
+    """One thing that happened."""
+
+    at: datetime
+    kind: str
+    actor: str
+    text: str
+
+
+class Story(View, frozen=True, kw_only=True):
+    """What happened to a run, oldest first."""
+
+    run: str
+    sentences: list[Sentence]
+
+
+class Audit(View, frozen=True, kw_only=True):
+    """Links of the chain after `after`; `head` is the newest link's number and hash."""
+
+    loop: str
+    entries: list[AuditEntry]
+    next: int | None
+    head: int
+    head_hash: str
+
+
+class Runs(View, frozen=True, kw_only=True):
+    """Newest first."""
+
+    now: datetime
+    runs: list[RunView]
+
+
+class Decisions(View, frozen=True, kw_only=True):
+    """Newest first."""
+
+    now: datetime
+    decisions: list[Decision]
+
+
+class Quarantine(View, frozen=True, kw_only=True):
+    """Newest first: what was not counted, and why. `total` counts all."""
+
+    now: datetime
+    total: int
+    quarantined: list[Quarantined]
+
+
+# --- loops and fleets
+
+
+def loops(ports: Ports) -> Loops:
+    """Every loop at a glance."""
+    found = [loop_view(ports, name) for name in ports.configs.loops()]
+    return Loops(now=ports.clock.now(), loops=found, frozen_all=_freeze(ports, "all"))
+
+
+def loop_view(ports: Ports, name: str) -> LoopView:
+    """Raises NotFound."""
+    config, fleet, head = ports.configs.loop(name), ports.configs.fleet(name), loop.head(ports, name)
+    active = [run_view(r) for r in loop.active_runs(ports, name)]
+    frozen = sites.frozen(ports, name)
+    return LoopView(
+        name=name,
+        task=config.task,
+        champion=head.champion,
+        sites=len(fleet.sites),
+        active=active,
+        frozen=frozen,
+        next=active[0].next if active else _idle(ports, config, head.history.ended, head.champion),
+    )
+
+
+def fleet(ports: Ports, name: str) -> FleetView:
+    """One loop's fleet. Raises NotFound."""
+    config, of_loop = ports.configs.loop(name), ports.configs.fleet(name)
+    about, latest = loop_view(ports, name), _last(decisions(ports, name, 1).decisions)
+    return FleetView(
+        now=ports.clock.now(),
+        loop=about,
+        rings=_rings(ports, config, of_loop),
+        decision=latest,
+        detectors=_detectors(ports, name, latest),
+        waiting=[r for r in about.active if r.phase is Phase.AWAITING_APPROVAL],
+        quarantined=sum(1 for _ in ports.store.scan(name, "quarantine/")),
+    )
+
+
+def _rings(ports: Ports, config: Loop, of_loop: Fleet) -> list[Ring]:
+    views = [_site(ports, config, site) for site in of_loop.sites]
+    names = rollout.rings(of_loop, config.rollout)
+    return [Ring(name=ring, sites=found) for ring in names if (found := [v for v in views if v.ring == ring])]
+
+
+def _site(ports: Ports, config: Loop, site: Site) -> SiteView:
+    state = sites.state_of(ports, config.loop, site.name)
+    health, heard = state.health, state.observed_at
+    return SiteView(
+        name=site.name,
+        ring=site.ring,
+        cohort=site.cohort,
+        data=site.data,
+        intent=state.candidate,
+        observed=state.observed,
+        status=state.status,
+        reason=state.reason,
+        run=state.run,
+        heard=heard,
+        silent=heard is not None and ports.clock.now() - heard > duration(config.telemetry.silence),
+        last_good=state.last_good,
+        requests=health.requests if health else 0,
+        errors=health.errors if health else 0,
+        p95_ms=health.p95_ms if health else 0.0,
+        recent=_recent(ports, config.loop, site.name, state),
+        frozen=_freeze(ports, f"{config.loop}/{site.name}"),
+    )
+
+
+def _recent(ports: Ports, name: str, site: str, state: SiteState) -> Recent:
+    rows = labels = 0
+    since = int((ports.clock.now() - RECENT).timestamp())
+    for candidate in {state.candidate, state.observed, state.last_good} - {""}:
+        prefix = f"window/{candidate}/"
+        for record in ports.store.scan(site_partition(name, site), prefix, f"{prefix}{since:012}"):
+            window = Window.from_bytes(record.value)
+            rows, labels = rows + window.rows, labels + window.outcomes.labels
+    return Recent(days=RECENT.days, rows=rows, labels=labels)
+
+
+def _freeze(ports: Ports, target: str) -> str:
+    record = ports.store.get("driftloop", f"freeze/{target}")
+    if record is None:
+        return ""
+    found = codec.decode(record.value, Freeze)
+    return f"frozen by {found.by}: {found.reason}"
+
+
+def _idle(ports: Ports, config: Loop, ended: datetime | None, champion: str) -> str:
+    if not champion:
+        return "a first champion: no site serves a model that driftloop knows"
+    if ended is not None and (rest := ended + duration(config.retrain.cooldown)) > ports.clock.now():
+        return f"the next drift check; no retraining before {_when(rest)} (cooldown)"
+    return "the next drift check"
+
+
+def _when(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+# --- drift
+
+
+def drift(ports: Ports, name: str, days: int, metric: str) -> DriftView:
+    """The stored reports of the checks of the last `days` days. Raises NotFound."""
+    ports.configs.loop(name)
+    now = ports.clock.now()
+    checks = [
+        _check(stamp, candidate, report, metric)
+        for stamp, candidate, report in _reports(ports, name, f"{now - timedelta(days=days):{_STAMP}}")
+    ]
+    return DriftView(now=now, loop=name, metric=metric, metrics=list(METRICS), checks=checks)
+
+
+def _reports(ports: Ports, name: str, after: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(stamp, first 12 digits of the candidate, report) of the checks since `after`, oldest first."""
+    prefix = f"reports/{name}/"
+    for blob in sorted(b for b in ports.blobs.names(prefix) if b[len(prefix) :] >= after and b.endswith(".json")):
+        stamp, _, candidate = blob[len(prefix) : -len(".json")].rpartition("-")
+        yield stamp, candidate, msgspec.json.decode(ports.blobs.get(blob))
+
+
+def _check(stamp: str, candidate: str, report: dict[str, Any], metric: str) -> Check:
+    distances = report["distances"]
+    return Check(
+        at=_stamped(stamp),
+        candidate=candidate,
+        evidence=report["evidence"],
+        limit=report["limit"],
+        reason=report["reason"],
+        sites=distances["sites"],
+        features=distances["features"],
+        values=[[None if v is None else round(v, 4) for v in row] for row in distances["values"][metric]],
+        findings=msgspec.convert(report["findings"], list[Finding]),
+    )
+
+
+def _stamped(stamp: str) -> datetime:
+    """
+    >>> _stamped("2013-04-12T060000").isoformat()
+    '2013-04-12T06:00:00+00:00'
+    """
+    return datetime.strptime(f"{stamp}+0000", f"{_STAMP}%z")
+
+
+def _detectors(ports: Ports, name: str, latest: Decision | None) -> list[Detector]:
+    if latest is None:
+        return []
+    return [
+        Detector(
+            at=latest.at,
+            candidate=candidate,
+            evidence=report["evidence"],
+            limit=report["limit"],
+            windows=report["windows"],
+            reason=report["reason"],
+            promise=report["coverage"]["why"],
+        )
+        for _, candidate, report in _reports(ports, name, f"{latest.at:{_STAMP}}")
+    ]
+
+
+def decisions(ports: Ports, name: str, limit: int = 30) -> Decisions:
+    """The last decisions of a loop. Raises NotFound."""
+    ports.configs.loop(name)
+    found = [codec.decode(r.value, Decision) for r in _tail(ports, name, limit)]
+    return Decisions(now=ports.clock.now(), decisions=found)
+
+
+def _tail(ports: Ports, name: str, limit: int) -> list[Any]:
+    """The newest decisions, newest first: keys are times, so the last days are tried first."""
+    for days in (limit, 32 * limit, None):
+        after = "" if days is None else f"decision/{ports.clock.now() - timedelta(days=days):{_STAMP}}"
+        found = list(ports.store.scan(name, "decision/", after))
+        if len(found) >= limit:
+            break
+    return found[: -limit - 1 : -1]
+
+
+def quarantine(ports: Ports, name: str, limit: int = 100) -> Quarantine:
+    """What of a loop was not counted, and what no loop would own. Raises NotFound."""
+    ports.configs.loop(name)
+    found = [
+        codec.decode(r.value, Quarantined) for p in (name, "driftloop") for r in ports.store.scan(p, "quarantine/")
+    ]
+    found.sort(key=lambda q: q.at, reverse=True)
+    return Quarantine(now=ports.clock.now(), total=len(found), quarantined=found[:limit])
+
+
+# --- runs
+
+
+def runs(ports: Ports, name: str) -> Runs:
+    """Every run of a loop. Raises NotFound."""
+    ports.configs.loop(name)
+    return Runs(now=ports.clock.now(), runs=[run_view(r) for r in reversed(loop.runs(ports, name))])
+
+
+def run_view(run: Run) -> RunView:
+    """A run as a line of a list."""
+    return RunView(
+        id=run.id,
+        loop=run.loop,
+        phase=run.phase,
+        final=run.phase.final,
+        because=run.because,
+        cause=run.cause,
+        scope=run.scope,
+        started=run.started,
+        ended=run.ended,
+        champion=run.champion,
+        candidate=run.candidate,
+        rows=run.rows,
+        outcome=run.outcome,
+        verdict=run.verdict,
+        approved_by=run.approved_by,
+        wave=run.wave,
+        waves=[_wave(run, i, wave) for i, wave in enumerate(run.waves)],
+        next=_next(run),
+    )
+
+
+def _wave(run: Run, i: int, wave: on.Wave) -> WaveView:
+    if i >= len(run.times):
+        return WaveView(ring=wave.ring, sites=wave.sites)
+    times = run.times[i]
+    return WaveView(
+        ring=wave.ring, sites=wave.sites, started=times.started, verified=times.verified, deferred=times.deferred
+    )
+
+
+def _next(run: Run) -> str:
+    waits = {
+        Phase.TRAINING: "training to end",
+        Phase.EVALUATING: "the comparison with the champion",
+        Phase.AWAITING_APPROVAL: "a person's answer",
+        Phase.ROLLING_BACK: "the sites to be back at their last known good",
+    }
+    if run.phase is Phase.ROLLING_OUT:
+        wave = run.waves[run.wave]
+        ring = f"wave {run.wave + 1} of {len(run.waves)} ({wave.ring}, {wave.sites} site{'s' * (wave.sites != 1)})"
+        return f"{ring} to verify by its own telemetry"
+    return waits.get(run.phase, "")
+
+
+def stored_run(ports: Ports, run_id: str) -> Run:
+    """Raises NotFound."""
+    name = loop_of(run_id)
+    ports.configs.loop(name)
+    return LoopUnit(ports.store, name, ports.clock.now()).run(run_id)
+
+
+def run(ports: Ports, run_id: str) -> RunDetail:
+    """Everything about one run. Raises NotFound."""
+    found = stored_run(ports, run_id)
+    request = approval_request(ports, run_id)
+    rules = ports.configs.loop(found.loop).approval
+    return RunDetail(
+        now=ports.clock.now(),
+        run=run_view(found),
+        decision=cause(ports, found),
+        waves=_plan(ports, found, request),
+        limits=msgspec.to_builtins(found.limits.rollout),
+        approval=_approval(request, rules.approvers) if request else None,
+        evidence=evidence(ports, found.evidence),
+        lineage=lineage(ports, found.candidate),
+        reports=reports(ports, found),
+        may=[what for what, event in ASKED.items() if _may(found.phase, event)],
+    )
+
+
+ASKED: dict[str, type[on.Cancelled] | type[on.RollBackAsked]] = {"cancel": on.Cancelled, "rollback": on.RollBackAsked}
+
+
+def _may(phase: Phase, event: type[on.Event]) -> bool:
+    rule = lifecycle.RULES.get((phase, event))
+    return rule is not None and bool(rule.leads_to)
+
+
+def cause(ports: Ports, run: Run) -> Decision | None:
+    """The decision that a run began with; None where a person asked for it."""
+    record = ports.store.get(run.loop, f"decision/{run.started:{_STAMP}}")
+    found = codec.decode(record.value, Decision) if record else None
+    return found if found and found.action == "retrain" and found.reason == run.cause else None
+
+
+def approval_request(ports: Ports, run_id: str) -> approval.Request | None:
+    """What was asked about a run, where it was."""
+    record = ports.store.get(loop_of(run_id), f"approval/{run_id}")
+    return codec.decode(record.value, approval.Request) if record else None
+
+
+def _approval(request: approval.Request, approvers: tuple[str, ...]) -> ApprovalView:
+    return ApprovalView(
+        state=request.state,
+        candidate=request.candidate,
+        evidence=request.evidence,
+        plan=request.plan,
+        outcome=request.outcome,
+        verdict=request.verdict,
+        asked=request.asked,
+        expires=request.expires,
+        approvers=list(approvers),
+        by=request.by,
+        answered=request.answered,
+        reason=request.reason,
+        link=f"/api/approvals/{request.run}",
+    )
+
+
+def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[PlanWave]:
+    digest = run.plan or (request.plan if request else "")
+    if not digest:
+        return []
+    rows = {row.site: row for _, row in sites.rows(ports, run.id)}
+    times = dict(enumerate(run.times))
+    return [
+        PlanWave(
+            ring=wave.ring,
+            started=times[i].started if i in times else None,
+            verified=times[i].verified if i in times else None,
+            sites=[_row(site, rows.get(site)) for site in wave.sites],
+        )
+        for i, wave in enumerate(sites.load_plan(ports, digest).waves)
+    ]
+
+
+def _row(site: str, row: RolloutRow | None) -> SiteRow:
+    if row is None:
+        return SiteRow(site=site, status="planned", reason="", at=None)
+    return SiteRow(site=site, status=row.status, reason=row.reason, at=row.at)
+
+
+def evidence(ports: Ports, digest: str) -> dict[str, Any] | None:
+    """What an evaluation wrote; None where there is none. Raises Refused where the bytes are not what was judged."""
+    if not digest:
+        return None
+    data = ports.blobs.get(f"evidence/{digest}.json")
+    if codec.digest(data) != digest:
+        raise Refused(f"evidence {digest[:12]} is not what was judged", evidence=digest)
+    found: dict[str, Any] = msgspec.json.decode(data)
+    return found
+
+
+def lineage(ports: Ports, candidate: str) -> dict[str, Any] | None:
+    """Where a candidate comes from; None where there is none yet, or it is gone."""
+    if not candidate:
+        return None
+    try:
+        found: dict[str, Any] | None = candidates.manifest(ports, candidate).get("lineage")
+    except NotFound:
+        return None
+    return found
+
+
+def reports(ports: Ports, run: Run) -> list[str]:
+    """Links to the stored reports of a run's data, as a person reads them, newest first."""
+    marks = (run.id, f"{run.started:{_STAMP}}")
+    names = [n for n in ports.blobs.names(f"evidently/{run.loop}/") if any(m in n for m in marks)]
+    return [f"/api/reports/{name}" for name in sorted(names, reverse=True)]
+
+
+# --- what happened
+
+
+def story(ports: Ports, run_id: str) -> Story:
+    """What happened to a run, in sentences. Raises NotFound."""
+    name = stored_run(ports, run_id).loop
+    told = [sentence(entry) for entry in loop.story(ports, name, run_id)]
+    return Story(run=run_id, sentences=told)
+
+
+_BEGINS = {
+    "run-began": "Began",
+    "held": "Held",
+    "adopted": "Adopted",
+    "frozen": "Frozen",
+    "unfrozen": "Unfrozen",
+    "approval-asked": "Asked for an answer",
+    "approval-withdrawn": "The question was withdrawn",
+    "answered": "Answered",
+    "answer-refused": "An answer did not count",
+    "event-trained": "Training ended",
+    "event-job-failed": "A job failed",
+    "event-evaluated": "Compared with the champion",
+    "event-answered": "The answer reached the run",
+    "event-wave-reported": "A wave reported",
+    "event-rollback-reported": "The way back reported",
+    "event-deadline-passed": "Time was over",
+    "event-cancelled": "Cancelled",
+    "event-rollback-asked": "The way back was asked for",
+    "event-superseded": "Superseded",
+}
+
+
+def sentence(entry: AuditEntry) -> Sentence:
+    """One entry of the audit trail in words."""
+    begins = _BEGINS.get(entry.kind, entry.kind)
+    text = f"{begins}: {entry.text}." if entry.text else f"{begins}."
+    return Sentence(at=entry.at, kind=entry.kind, actor=entry.actor, text=text)
+
+
+def audit(ports: Ports, name: str, after: int, limit: int) -> Audit:
+    """The audit trail, a page of it. Raises NotFound."""
+    ports.configs.loop(name)
+    head = loop.head(ports, name)
+    records = ports.store.scan(name, "audit/", f"audit/{after:012}", limit)
+    entries = [codec.decode(r.value, AuditEntry) for r in records]
+    more = entries[-1].seq if entries and entries[-1].seq < head.audit else None
+    return Audit(loop=name, entries=entries, next=more, head=head.audit, head_hash=head.audit_hash)
+
+
+def _last(found: list[Decision]) -> Decision | None:
+    return found[0] if found else None

@@ -13,7 +13,7 @@ import pytest
 
 from adapters.local.blobs import FileBlobs
 from adapters.local.bus import SqliteBus
-from adapters.local.clock import SystemClock, VirtualClock
+from adapters.local.clock import VirtualClock
 from adapters.local.database import Database
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
@@ -104,8 +104,3 @@ def clock(database: Database) -> VirtualClock:
 @pytest.fixture
 def topic(database: Database, clock: VirtualClock) -> SqliteTopic:
     return SqliteTopic(database, clock, keep=5)
-
-
-@pytest.fixture
-def system_clock() -> SystemClock:
-    return SystemClock()

@@ -45,11 +45,9 @@ class HttpExecutor:
 
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            host, port = parts.hostname or "", parts.port
         except ValueError as error:
             raise Refused(f"{site} has no usable url: {url}", site=site) from error
-        if parts.scheme not in ("http", "https") or not host:
-            raise Refused(f"{site} has no usable url: {url}", site=site)
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = connect(host, port, timeout=self._timeout_s)
         try:

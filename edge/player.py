@@ -32,7 +32,7 @@ class Recording:
 
     def __init__(self, path: Path, features: tuple[str, ...]) -> None:
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 missing = {"id", "at", "label", "label_at", *features} - set(data.files)
                 if missing:
                     raise Refused(f"has no {', '.join(sorted(missing))}", str(path))
@@ -90,13 +90,13 @@ class Player:
     def advance(self, to: int) -> Played:
         """Play everything up to `to` (UTC seconds), then send what waits. Raises Busy while there is no candidate."""
         with self._playing:
-            rows = 0
-            while True:
+            rows = sent = 0
+            more = True
+            while more:
                 done, more = self._play(to)
                 rows += done
-                if not more:
-                    break
-            sent = self._site.send()
+                if not more or not self._site.buffer.problem:  # an ingest that is away is asked once more at the end
+                    sent += self._site.send()
             return Played(rows, sent, self._site.buffer.waiting)
 
     def _play(self, to: int) -> tuple[int, bool]:

@@ -203,12 +203,13 @@ class Site:
         columns, odd = _columns(rows, self.schema)
         scores = served.scorer.score(columns) if rows else np.empty(0)
         scores[list(odd)] = np.nan
+        features = (columns[f.name].tolist() if f.kind == "number" else columns[f.name] for f in self.schema.features)
+        kept = zip(ids, at.tolist(), scores.tolist(), *features, strict=True)
         with self.state.change(durable=False) as db:
-            for i, name in enumerate(ids):
-                values = [name, int(at[i]), float(scores[i]), *(columns[f.name][i] for f in self.schema.features)]
-                db.execute(
-                    "insert into served (candidate, row) values (?, ?)", (served.digest, msgspec.json.encode(values))
-                )
+            db.executemany(
+                "insert into served (candidate, row) values (?, ?)",
+                [(served.digest, msgspec.json.encode(values)) for values in kept],
+            )
             ms = (time.perf_counter() - began) * 1000
             errors = int(np.isnan(scores).sum())
             db.execute(

@@ -33,7 +33,7 @@ class State:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._closed = False
-        self._db = sqlite3.connect(folder / "site.db", timeout=5, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(folder / "site.db", timeout=2, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("pragma locking_mode = exclusive")
             self._db.execute("pragma journal_mode = wal")

@@ -184,7 +184,8 @@ def _of_wave(event_id: str) -> bool:
 
 def _back(run: Run, event: on.Event, because: str) -> Step:
     back = do.RollBack(through=run.wave, reason=because)
-    return _to(Phase.ROLLING_BACK, run, event, because, back)
+    deadline = do.SetDeadline(phase=Phase.ROLLING_BACK, at=event.at + duration(run.limits.rollout.deadline))
+    return _to(Phase.ROLLING_BACK, run, event, because, back, deadline)
 
 
 def _restored(run: Run, event: on.RollbackReported) -> Step:
@@ -199,7 +200,7 @@ def _job_failed(run: Run, event: on.JobFailed) -> Step:
 
 
 def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
-    """A deadline of an earlier phase or wave is over already."""
+    """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
     if event.phase == f"{Phase.ROLLING_OUT}/{run.wave}" and run.phase is Phase.ROLLING_OUT:
         return _back(run, event, f"wave {run.wave} was not verified in time ({run.because})")
     if event.phase != run.phase:
@@ -207,6 +208,9 @@ def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     if run.phase is Phase.AWAITING_APPROVAL:
         withdraw = do.WithdrawApproval(reason="expired")
         return _to(Phase.EXPIRED, run, event, "nobody answered in time", withdraw)
+    if run.phase is Phase.ROLLING_BACK:
+        late = f"{run.because}; not every site has said in time that it is back"
+        return _to(Phase.ROLLED_BACK, run, event, late)
     return _to(Phase.FAILED, run, event, f"{run.phase} took too long", do.CancelJob(job=_job(run)))
 
 
@@ -233,6 +237,7 @@ def _back_asked(run: Run, event: on.RollBackAsked | on.Cancelled) -> Step:
 
 
 def _nothing(run: Run, event: on.Event) -> Step:
+    """The run is on its way back already."""
     return Step(run)
 
 
@@ -257,7 +262,7 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.ROLLING_OUT, on.Cancelled): Rule(_back_asked, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_BACK, on.RollbackReported): Rule(_restored, (Phase.ROLLED_BACK,)),
     (Phase.ROLLING_BACK, on.WaveReported): Rule(_nothing, ()),
-    (Phase.ROLLING_BACK, on.DeadlinePassed): Rule(_nothing, ()),
+    (Phase.ROLLING_BACK, on.DeadlinePassed): Rule(_deadline, (Phase.ROLLED_BACK,)),
     (Phase.ROLLING_BACK, on.RollBackAsked): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.Cancelled): Rule(_nothing, ()),
 }

@@ -1,0 +1,158 @@
+"""Stored telemetry -> one table: what the sites sent, each row once, with its label where that has come.
+
+Accepted batches lie at `batches/<loop>/<site>/<date of its start>/<batch>` in the blob store. Labels come in batches
+of their own time, late, twice or in any order. Of two rows, or labels, with one id at one site the one of the earlier
+batch (by start, then id) counts, so that the same files always make the same table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drift.envelope import BadBatch, decode
+from drift.telemetry import Batch, Schema
+from jobs.table import Table
+
+LONGEST = timedelta(days=7)
+"""A batch covers at most so much: rows of one that began earlier still are looked for."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The table, ordered by time, then site and id; and what was left out, counted by reason."""
+
+    table: Table
+    left_out: Mapping[str, int]
+
+
+def assemble(
+    blobs: Path, loop: str, schema: Schema, start: int, end: int, sites: Collection[str] | None = None
+) -> Assembled:
+    """The rows with start <= at < end (UTC seconds) that `sites` (None: all) sent, labelled or not."""
+    rows = _Gathered(schema, start, end, sites)
+    for path in _files(blobs / "batches" / loop, start):
+        rows.add(path)
+    return rows.assembled()
+
+
+def _files(folder: Path, start: int) -> Iterator[str]:
+    """Every batch that may hold rows or labels of rows since `start`."""
+    first = (datetime.fromtimestamp(start, UTC) - LONGEST).date().isoformat()
+    for site in _folders(folder):
+        for date in _folders(site):
+            if os.path.basename(date) >= first:
+                for at, _, names in os.walk(date):
+                    yield from (os.path.join(at, name) for name in names)
+
+
+def _folders(folder: str | Path) -> list[str]:
+    try:
+        return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+@dataclass
+class _Gathered:
+    """What was read so far, by site: batches in order of (start, id)."""
+
+    schema: Schema
+    start: int
+    end: int
+    sites: Collection[str] | None
+    batches: dict[str, list[Batch]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, path: str) -> None:
+        with open(path, "rb") as file:
+            payload = file.read()
+        try:
+            batch = decode(payload, self.schema, max_bytes=max(len(payload), 1))
+        except BadBatch as error:
+            self.left_out[f"batches that cannot be read ({error})"] += 1
+            return
+        if self.sites is None or batch.site in self.sites:
+            self.batches.setdefault(batch.site, []).append(batch)
+            self.left_out["rows that cannot be read"] += len(batch.refused)
+            self.left_out["batches that are sketches, without rows"] += batch.sketch is not None
+
+    def assembled(self) -> Assembled:
+        parts = [self._site(site, batches) for site, batches in sorted(self.batches.items())]
+        parts = [part for part in parts if len(part)] or [_empty(self.schema)]
+        table = joined(parts)
+        table = table.take(np.lexsort((table.ids.astype(str), table.site.astype(str), table.at)))
+        self.left_out["rows without a label yet"] += int(np.isnan(table.label).sum())
+        return Assembled(table, {reason: n for reason, n in self.left_out.items() if n})
+
+    def _site(self, site: str, batches: list[Batch]) -> Table:
+        batches.sort(key=lambda b: (b.start, b.id))
+        labels = self._labels(batches)
+        with_rows = [b.rows for b in batches if b.rows is not None and len(b.rows)]
+        if not with_rows:
+            return _empty(self.schema)
+        ids = [i for rows in with_rows for i in rows.ids]
+        at = np.concatenate([rows.at for rows in with_rows])
+        inside = (at >= self.start) & (at < self.end)
+        first: dict[str, int] = {}
+        for row in np.flatnonzero(inside).tolist():
+            first.setdefault(ids[row], row)
+        keep = np.fromiter(first.values(), np.int64, len(first))
+        self.left_out["rows sent twice"] += int(inside.sum()) - len(keep)
+        unknown = float("nan")
+        return Table(
+            _objects(first),
+            at[keep],
+            np.full(len(keep), site, dtype=object),
+            np.concatenate([rows.score for rows in with_rows])[keep],
+            np.fromiter((labels.get(i, unknown) for i in first), np.float64, len(first)),
+            {f.name: _column([rows.columns[f.name] for rows in with_rows], f.kind)[keep] for f in self.schema.features},
+        )
+
+    def _labels(self, batches: list[Batch]) -> dict[str, float]:
+        """The first label of each id; later ones that contradict it are counted."""
+        labels: dict[str, float] = {}
+        for batch in batches:
+            if batch.labels is not None:
+                for i, label in zip(batch.labels.ids, batch.labels.label.tolist(), strict=True):
+                    self.left_out["labels that contradict an earlier one"] += labels.setdefault(i, label) != label
+        return labels
+
+
+def joined(parts: list[Table]) -> Table:
+    """The rows of all parts, in their order."""
+    return Table(
+        np.concatenate([p.ids for p in parts]),
+        np.concatenate([p.at for p in parts]),
+        np.concatenate([p.site for p in parts]),
+        np.concatenate([p.score for p in parts]),
+        np.concatenate([p.label for p in parts]),
+        {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},
+    )
+
+
+def _column(parts: list[Any], kind: str) -> Any:
+    if kind == "number":
+        return np.concatenate(parts)
+    return _objects([value for part in parts for value in part])
+
+
+def _objects(values: Iterable[Any]) -> Any:
+    listed = list(values)
+    out = np.empty(len(listed), dtype=object)
+    out[:] = listed
+    return out
+
+
+def _empty(schema: Schema) -> Table:
+    nothing = np.empty(0)
+    texts = np.empty(0, dtype=object)
+    columns = {f.name: nothing if f.kind == "number" else texts for f in schema.features}
+    return Table(texts, np.empty(0, np.int64), texts, nothing, nothing, columns)

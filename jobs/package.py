@@ -1,0 +1,114 @@
+"""A trained model becomes a candidate: its reference beside it, a signed manifest over both, in the registry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drift.reference import Reference
+from edge import candidate
+from edge.candidate import Lineage, Manifest
+from edge.errors import BadCandidate
+from jobs.model import Model
+from jobs.table import Table
+from triggers.config import Loop, duration
+
+HELD_OUT = "held_out.npy"
+PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime")
+
+
+class Blobs:
+    """The blob store of one machine, as a job sees it: the names that jobs use need no quoting."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Whole or not at all."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def package(folder: Path, loop: Loop, table: Table, lineage: Lineage, created: str, key: bytes, blobs: Blobs) -> str:
+    """Publish the model in `folder`, trained on the labelled rows of `table`; the candidate's digest.
+
+    The reference is of all rows, labelled or not. `key` is the registry's private key (PEM).
+    """
+    schema = loop.schema.telemetry(loop.task)
+    score = Model(folder / candidate.MODEL, schema).score(table)
+    unseen = _held_out(folder / HELD_OUT, table)
+    if unseen is not None:
+        score = np.where(np.isfinite(unseen), unseen, score)
+    reference = Reference.build(
+        schema,
+        table.rows(score),
+        table.label,
+        table.site.tolist(),
+        held_out=None if unseen is None else np.isfinite(unseen),
+        bins=loop.drift.bins,
+        window_seconds=int(duration(loop.telemetry.window).total_seconds()),
+    )
+    (folder / candidate.REFERENCE).write_bytes(reference.to_bytes())
+    manifest = candidate.build(folder, loop=loop.loop, schema=schema, lineage=lineage, created=created)
+    return candidate.publish(folder, manifest, candidate.sign(manifest, key), blobs.put)
+
+
+def _held_out(path: Path, table: Table) -> NDArray[np.float64] | None:
+    """The scores that the training script gave to rows it had not fitted, by row of the whole table; None where it
+    gave none. The file is used up: it is no part of the candidate."""
+    if not path.exists():
+        return None
+    given = np.load(path, allow_pickle=False)
+    path.unlink()
+    labelled = np.isfinite(table.label)
+    if given.shape != (int(labelled.sum()),):
+        raise ValueError(f"{HELD_OUT} has shape {given.shape}, expected one score for each of {labelled.sum()} rows")
+    out = np.full(len(table), np.nan)
+    out[labelled] = given
+    return out
+
+
+def fetch(digest: str, blobs: Blobs, public: bytes | None, folder: Path) -> Manifest:
+    """Write a candidate's files to `folder`, every byte checked against the digest, and the signature where the
+    registry's key is given. Raises BadCandidate with what differs."""
+    manifest = blobs.get(f"candidates/{digest}/{candidate.MANIFEST}")
+    if candidate.digest(manifest) != digest:
+        raise BadCandidate(f"has sha256 {candidate.digest(manifest)[:12]}, not {digest[:12]}", "manifest.json")
+    if public is not None:
+        candidate.signed(manifest, blobs.get(f"candidates/{digest}/{candidate.SIGNATURE}"), public)
+    found = candidate.read(manifest)
+    folder.mkdir(parents=True)
+    for name, file in found.files.items():
+        data = blobs.get(f"layers/{file.sha256}")
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise BadCandidate("is not what the manifest names", name)
+        (folder / name).write_bytes(data)
+    return found
+
+
+def environment(names: Iterable[str] = PACKAGES, of: Callable[[str], str] = version) -> str:
+    """What a model was made with: Python and the packages that are installed."""
+    found = [f"Python {python_version()}"]
+    for name in names:
+        try:
+            found.append(f"{name} {of(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,0 +1,66 @@
+"""What a job is asked to do. Times are ISO 8601; `from` is inside, `to` is not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import field
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """`loop` is the path of loop.yaml, `blobs` the folder of the blob store; `sites` null means all of them."""
+
+    name: str
+    loop: str
+    blobs: str
+    run: str = ""
+    sites: list[str] | None = None
+
+
+class Train(Spec, frozen=True, kw_only=True, tag="train"):
+    """Train on stored telemetry, or on the table `data` (the bootstrap; there `from` may be null: its beginning).
+
+    `key` is the path of the registry's private key (PEM); `settings` go over `training.settings` of loop.yaml.
+    """
+
+    start: datetime | None = field(name="from")
+    end: datetime = field(name="to")
+    key: str
+    parent: str | None = None
+    data: str | None = None
+    settings: dict[str, Any] = {}
+
+
+class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):
+    """Compare two candidates on the labelled rows of a time, outside both training windows.
+
+    `public` is the path of the registry's public key; without it signatures are not checked, digests always are.
+    `metric` and `confidence` go over the gates' of loop.yaml.
+    """
+
+    champion: str
+    challenger: str
+    start: datetime = field(name="from")
+    end: datetime = field(name="to")
+    metric: Literal["auc", "log_loss", "rmse", "mae"] | None = None
+    confidence: float | None = None
+    public: str | None = None
+
+
+class Review(Spec, frozen=True, kw_only=True, tag="review"):
+    """What each candidate would have scored, month by month (UTC), on every labelled row of a time.
+
+    `champion` is the first one, left alone; `rows` bounds the rows looked at in a month (an even sample of them).
+    """
+
+    champion: str
+    candidates: list[str]
+    start: datetime = field(name="from")
+    end: datetime = field(name="to")
+    rows: int | None = None
+    metric: Literal["auc", "log_loss", "rmse", "mae"] | None = None
+
+
+AnySpec = Train | Evaluate | Review

@@ -1,0 +1,222 @@
+"""Labelled rows by column: what jobs train and evaluate on, and the files that hold them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drift.telemetry import Rows, Schema
+from triggers.config import Loop, duration
+
+Text = NDArray[np.object_]
+
+
+class BadTable(ValueError):
+    """A table cannot be read as the loop's; the words say which column, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of every site, [n] each. `at` is UTC seconds; `score` is what was served, NaN where nothing was; `label` is
+    NaN until known. A number column is float64, NaN for missing; a category column holds `str | None`."""
+
+    ids: Text
+    at: NDArray[np.int64]
+    site: Text
+    score: NDArray[np.float64]
+    label: NDArray[np.float64]
+    columns: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, which: NDArray[Any]) -> Table:
+        """The rows of a mask or an index."""
+        columns = {name: column[which] for name, column in self.columns.items()}
+        return Table(self.ids[which], self.at[which], self.site[which], self.score[which], self.label[which], columns)
+
+    def between(self, start: int, end: int) -> NDArray[np.bool_]:
+        """Which rows have start <= at < end."""
+        return (self.at >= start) & (self.at < end)
+
+    @property
+    def labelled(self) -> Table:
+        return self.take(np.isfinite(self.label))
+
+    def rows(self, score: NDArray[np.float64]) -> Rows:
+        """The same as telemetry, with these scores."""
+        return Rows(self.ids.tolist(), self.at, score, self.columns)
+
+    def sites(self) -> dict[str, int]:
+        """Rows by site."""
+        names, counts = np.unique(self.site.astype(str), return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+    def digest(self) -> str:
+        """sha256 of the rows, columns by name."""
+        made = hashlib.sha256()
+        parts = {"id": self.ids, "at": self.at, "site": self.site, "label": self.label, **self.columns}
+        for name, column in sorted(parts.items()):
+            made.update(name.encode())
+            if column.dtype == object:
+                made.update("\x1f".join("\x00" if v is None else v for v in column.tolist()).encode())
+            else:
+                made.update(np.ascontiguousarray(column).tobytes())
+        return made.hexdigest()
+
+
+def write(table: Table, path: Path) -> None:
+    """As Parquet: id, at, site, score, label, then the features."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": table.ids, "at": table.at, "site": table.site, "score": table.score, "label": table.label}
+    arrays = {
+        name: pa.array(column, pa.string() if column.dtype == object else None, from_pandas=column.dtype == np.float64)
+        for name, column in {**columns, **table.columns}.items()
+    }
+    pq.write_table(pa.table(arrays), path)
+
+
+def load(path: Path, schema: Schema) -> Table:
+    """What `write` wrote."""
+    import pyarrow.parquet as pq
+
+    found = pq.ParquetFile(path).read()
+    numbers = {name: _numbers(found[name], name) for name in ("score", "label")}
+    at = found["at"].to_numpy().astype(np.int64)
+    columns = {f.name: _feature(f, found[f.name], f.name) for f in schema.features}
+    return Table(_texts(found["id"]), at, _texts(found["site"]), columns=columns, **numbers)
+
+
+def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.int64]]:
+    """A user's table (Parquet or CSV), its columns named by loop.yaml, ordered by time; and when each label became
+    known, UTC seconds [n]. `site` is where the rows are from when no column says it. Rows without a time are left out.
+    Raises BadTable."""
+    found = _file(path, _wanted(loop))
+    s = loop.schema
+    n = found.num_rows
+    at, readable = _times(found[s.timestamp], s.timestamp)
+    known_at = at + int(duration(s.label_delay).total_seconds())
+    if s.label_at:
+        told, said = _times(found[s.label_at], s.label_at)
+        known_at = np.where(said, told, known_at)
+    nothing = np.full(n, np.nan)
+    table = Table(
+        _texts(found[s.id]) if s.id else np.array([f"{i:09d}" for i in range(n)], dtype=object),
+        at,
+        _texts(found[s.site]) if s.site else np.full(n, site, dtype=object),
+        _numbers(found[s.prediction], s.prediction) if s.prediction else nothing,
+        _labels(found[s.label], s.label, loop.task) if s.label else nothing,
+        {f.name: _feature(f, found[f.column or f.name], f.column or f.name) for f in loop.schema.features},
+    )
+    usable = np.flatnonzero(readable)
+    if not len(usable):
+        raise BadTable(f"{path}: no row has a time in {s.timestamp}")
+    order = usable[np.argsort(at[usable], kind="stable")]
+    return table.take(order), known_at[order]
+
+
+def _wanted(loop: Loop) -> list[str]:
+    s = loop.schema
+    named = [s.timestamp, s.site, s.id, s.label, s.label_at, s.prediction]
+    return list(dict.fromkeys([n for n in named if n] + [f.column or f.name for f in s.features]))
+
+
+def _file(path: Path, wanted: Sequence[str]) -> Any:
+    """The wanted columns as an Arrow table."""
+    import pyarrow as pa
+    from pyarrow import csv
+    from pyarrow import parquet as pq
+
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            names = pq.read_schema(path).names
+            found = pq.ParquetFile(path).read(columns=[n for n in wanted if n in names])
+        else:
+            options = csv.ConvertOptions(strings_can_be_null=True, include_columns=None)
+            found = csv.read_csv(path, convert_options=options)
+            names = found.column_names
+    except FileNotFoundError:
+        raise BadTable(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise BadTable(f"{path}: neither Parquet nor CSV that can be read: {error}") from None
+    if missing := [n for n in wanted if n not in names]:
+        raise BadTable(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}")
+    return found.select(wanted)
+
+
+def _feature(feature: Any, column: Any, name: str) -> NDArray[Any]:
+    return _texts(column) if feature.kind == "category" else _numbers(column, name)
+
+
+def _texts(column: Any) -> Text:
+    """Values as text, None for missing and for the empty text."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    if pa.types.is_floating(whole.type):  # a code with gaps: 12.0 means 12
+        return _objects([None if v is None else f"{v:.15g}" for v in whole.to_pylist()])
+    coded = whole.cast(pa.string()).dictionary_encode()
+    names = _objects([*(v or None for v in coded.dictionary.to_pylist()), None])
+    return names[np.asarray(coded.indices.fill_null(len(names) - 1))]
+
+
+def _objects(values: Sequence[str | None]) -> Text:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def _numbers(column: Any, name: str) -> NDArray[np.float64]:
+    import pyarrow as pa
+
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64).copy()
+    except pa.ArrowException as error:
+        raise BadTable(f"column {name}: expected numbers: {error}") from None
+
+
+def _labels(column: Any, name: str, task: str) -> NDArray[np.float64]:
+    """A binary label is 0 or 1, or false or true."""
+    values = _numbers(column, name)
+    if task == "binary" and not np.isin(values[np.isfinite(values)], (0.0, 1.0)).all():
+        raise BadTable(f"column {name}: expected 0 and 1, found {values[np.isfinite(values)][:5].tolist()}")
+    return values
+
+
+def _times(column: Any, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """UTC seconds, and where there are any. Numbers are seconds since 1970; a time without a zone is UTC."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    readable = np.asarray(whole.is_valid())
+    try:
+        if pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type):
+            seconds = _parsed(whole.to_pylist())
+            return np.nan_to_num(seconds).astype(np.int64), np.isfinite(seconds)
+        if pa.types.is_timestamp(whole.type) or pa.types.is_date(whole.type):
+            whole = whole.cast(pa.timestamp("us", tz=getattr(whole.type, "tz", None))).cast(pa.int64())
+            return np.asarray(whole.fill_null(0)) // 1_000_000, readable
+        seconds = np.asarray(whole.cast(pa.float64()).fill_null(float("nan")))
+    except pa.ArrowException as error:
+        raise BadTable(f"column {name}: expected times: {error}") from None
+    return np.nan_to_num(seconds).astype(np.int64), np.isfinite(seconds)
+
+
+def _parsed(texts: Sequence[str | None]) -> NDArray[np.float64]:
+    from drift.envelope import seconds
+
+    out = np.full(len(texts), np.nan)
+    for i, text in enumerate(texts):
+        try:
+            out[i] = seconds(text)
+        except ValueError:
+            continue
+    return out

@@ -1,0 +1,243 @@
+"""The jobs themselves: rows gathered, the user's script run on them, what it made checked and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edge.candidate import Lineage, Manifest
+from jobs import evaluate as comparison
+from jobs import specs
+from jobs import table as tables
+from jobs.assemble import Assembled, assemble
+from jobs.package import Blobs, environment, fetch, package
+from jobs.review import review
+from jobs.table import Table
+from triggers.config import Loop, parse_loop
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class JobFailed(Exception):
+    """The job cannot be done; the words say why."""
+
+
+def do(spec: specs.AnySpec, folder: Path) -> dict[str, Any]:
+    """What the spec asks for. Files on the way lie in a folder of their own under `folder`, and go at the end."""
+    with TemporaryDirectory(dir=folder, prefix="work-") as work:
+        if isinstance(spec, specs.Train):
+            return _train(spec, Path(work))
+        if isinstance(spec, specs.Evaluate):
+            return _evaluate(spec, Path(work))
+        return _review(spec, Path(work))
+
+
+def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    loop = _loop(spec)
+    rows = _bootstrap(spec, loop) if spec.data else _stored(spec, loop, spec.start, spec.end).table
+    labelled = rows.labelled
+    if not len(labelled):
+        raise JobFailed(f"no labelled rows before {_iso(spec.end)}: nothing to train on")
+    settings = {**loop.training.settings, **spec.settings}
+    told = _told(spec, loop, work, training={"settings": settings} if spec.settings else {})
+    data, out = work / "rows.parquet", work / "candidate"
+    tables.write(labelled, data)
+    script = _script(spec, loop.training.script)
+    _say(f"training on {len(labelled):,} labelled rows of {len(rows):,}")
+    _run(script or "jobs.train", "--data", data, "--loop", told, "--out", out)
+    if not (out / "model.onnx").is_file():
+        raise JobFailed(f"{_named(script, 'jobs.train')} ended well, but left no model.onnx in its --out folder")
+    start = spec.start or datetime.fromtimestamp(int(rows.at[0]), UTC)
+    lineage = Lineage(
+        run=spec.run,
+        parent=spec.parent,
+        start=_iso(start),
+        end=_iso(spec.end),
+        rows=len(labelled),
+        sites=labelled.sites(),
+        code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
+        environment=environment(),
+    )
+    _say("packaging")
+    digest = package(out, loop, rows, lineage, _iso(spec.end), Path(spec.key).read_bytes(), Blobs(Path(spec.blobs)))
+    _say(f"candidate {digest}")
+    return {
+        "candidate": digest,
+        "rows": len(labelled),
+        "from": lineage.start,
+        "to": lineage.end,
+        "sites": lineage.sites,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
+    loop = _loop(spec)
+    blobs, public = Blobs(Path(spec.blobs)), Path(spec.public).read_bytes() if spec.public else None
+    digests = {"champion": spec.champion, "challenger": spec.challenger}
+    manifests = {role: fetch(digest, blobs, public, work / role) for role, digest in digests.items()}
+    windows = {role: _window(manifest) for role, manifest in manifests.items()}
+    rows = outside(_stored(spec, loop, spec.start, spec.end).table.labelled, windows.values())
+    limits = {"metric": spec.metric, "confidence": spec.confidence}
+    told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
+    found: dict[str, Any] = comparison.nothing(parse_loop(told.read_text(), str(told)))
+    if len(rows):
+        data, out = work / "rows.parquet", work / "evidence.json"
+        tables.write(rows, data)
+        script = _script(spec, loop.evaluation.script)
+        folders = [part for role in digests for part in (f"--{role}", work / role)]
+        _say(f"comparing on {len(rows):,} labelled rows that neither was trained on")
+        _run(script or "jobs.evaluate", "--data", data, "--loop", told, *folders, "--out", out)
+        found |= _written(out, _named(script, "jobs.evaluate"))
+    return found | {
+        **digests,
+        "rows": min(int(found.get("rows") or 0), len(rows)),
+        "from": _iso(spec.start),
+        "to": _iso(spec.end),
+        "data": rows.digest(),
+        "training": {role: [_iso(t) for t in window] if window else None for role, window in windows.items()},
+        "bytes": (work / "challenger" / "model.onnx").stat().st_size,
+    }
+
+
+def _review(spec: specs.Review, work: Path) -> dict[str, Any]:
+    loop = _loop(spec)
+    blobs = Blobs(Path(spec.blobs))
+    folders = {digest: work / digest for digest in dict.fromkeys([spec.champion, *spec.candidates])}
+    for digest, folder in folders.items():
+        fetch(digest, blobs, None, folder)
+    rows = _stored(spec, loop, spec.start, spec.end).table.labelled
+    return review(rows, loop, folders, spec.champion, spec.metric, spec.rows)
+
+
+def outside(table: Table, windows: Iterable[tuple[datetime, datetime] | None]) -> Table:
+    """The rows that lie in none of the training windows. A window that is not known may hold any row: none is left."""
+    keep = np.ones(len(table), np.bool_)
+    for window in windows:
+        keep &= ~table.between(_seconds(window[0]), _seconds(window[1])) if window else False
+    return table.take(keep)
+
+
+def _window(manifest: Manifest) -> tuple[datetime, datetime] | None:
+    lineage = manifest.lineage
+    return (_utc(lineage.start), _utc(lineage.end)) if lineage.start and lineage.end else None
+
+
+def _loop(spec: specs.Spec) -> Loop:
+    return parse_loop(Path(spec.loop).read_text(), spec.loop)
+
+
+def _told(spec: specs.Spec, loop: Loop, work: Path, **changes: Mapping[str, Any]) -> Path:
+    """The loop.yaml that the script reads: the user's own, or one in which this job's settings stand."""
+    if not any(changes.values()):
+        return Path(spec.loop).resolve()
+    whole = msgspec.to_builtins(loop)
+    for section, values in changes.items():
+        whole[section] |= values
+    path = work / "loop.yaml"
+    path.write_bytes(msgspec.json.encode(whole))
+    return path
+
+
+def _stored(spec: specs.Spec, loop: Loop, start: datetime | None, end: datetime) -> Assembled:
+    if start is None:
+        raise JobFailed("the spec says no `from`, and no table to train on")
+    schema = loop.schema.telemetry(loop.task)
+    found = assemble(Path(spec.blobs), loop.loop, schema, _seconds(start), _seconds(end), spec.sites)
+    _say(f"{len(found.table):,} rows from {_iso(start)} to {_iso(end)}")
+    for reason, n in sorted(found.left_out.items()):
+        _say(f"left out: {n:,} {reason}")
+    return found
+
+
+def _bootstrap(spec: specs.Train, loop: Loop) -> Table:
+    """The rows of a user's table within the window, with the labels known by its end."""
+    alone = {"site": spec.sites[0]} if spec.sites and len(spec.sites) == 1 else {}
+    rows, known_at = tables.read(Path(spec.data or ""), loop, **alone)
+    inside = rows.between(_seconds(spec.start) if spec.start else int(rows.at[0]), _seconds(spec.end))
+    if spec.sites is not None:
+        inside &= np.isin(rows.site.astype(str), spec.sites)
+    rows.label[known_at > _seconds(spec.end)] = np.nan
+    return rows.take(inside)
+
+
+def _script(spec: specs.Spec, script: str | None) -> Path | None:
+    """The user's script, relative to loop.yaml."""
+    if script is None:
+        return None
+    path = Path(spec.loop).resolve().parent / script
+    if not path.is_file():
+        raise JobFailed(f"{spec.loop} names the script {script}; there is no such file beside it")
+    return path
+
+
+def _named(script: Path | None, module: str) -> str:
+    return module if script is None else script.name
+
+
+def _run(script: Path | str, *args: Path | str) -> None:
+    """A script or a module of ours in its own process, one thread each; what it prints goes to the log."""
+    command = [sys.executable, *([str(script)] if isinstance(script, Path) else ["-m", script]), *map(str, args)]
+    threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    sys.stdout.flush()
+    ended = subprocess.run(
+        command, env={**os.environ, **threads, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, check=False
+    )
+    sys.stderr.write(ended.stderr)
+    if ended.returncode:
+        raise JobFailed(f"{_name(script)} ended with status {ended.returncode}: {_last(ended.stderr.splitlines())}")
+
+
+def _name(script: Path | str) -> str:
+    return script if isinstance(script, str) else script.name
+
+
+def _last(lines: Sequence[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _written(path: Path, script: str) -> dict[str, Any]:
+    """The evidence that a script wrote; a literal NaN in it is null."""
+    try:
+        found = json.loads(path.read_text(), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        raise JobFailed(f"{script} ended well, but wrote no evidence") from None
+    except ValueError as error:
+        raise JobFailed(f"{script} wrote evidence that is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise JobFailed(f"{script} wrote evidence that is no object")
+    return found
+
+
+def _seconds(at: datetime) -> int:
+    return int(_aware(at).timestamp())
+
+
+def _utc(text: str) -> datetime:
+    return _aware(datetime.fromisoformat(text))
+
+
+def _aware(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _iso(at: datetime) -> str:
+    return _aware(at).astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -228,8 +228,6 @@ def _show(made: Guess, files: Sequence[Path], data: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
-    loop, fleet = files
-    command = (
-        f"  driftloop replay --loop {loop} --fleet {fleet} --data {data} --state {loop.parent / 'state'} --approve"
-    )
-    console.print(command, highlight=False, soft_wrap=True)
+    loop, fleet, state = (*files, files[0].parent / "state")
+    words = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]
+    console.print("  " + escape(shlex.join(map(str, words))), highlight=False, soft_wrap=True)

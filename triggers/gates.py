@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -13,6 +13,9 @@ from triggers.config import Gates, duration
 from triggers.events import Comparison, Evidence
 
 Outcome = Literal["passed", "failed", "inconclusive"]
+
+_AHEAD = timedelta(minutes=10)
+"""How far two clocks of ours may be apart."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -30,7 +33,7 @@ def judge(evidence: Evidence, candidate: str, champion: str, limits: Gates, now:
     """One verdict over all gates: the worst outcome wins, and every gate's reason is kept."""
     return worst(
         [
-            _subject(evidence, candidate, champion),
+            _subject(evidence, candidate, champion, limits),
             _fresh(evidence, limits, now),
             _gain(evidence.overall, evidence, limits),
             *_sites(evidence, limits),
@@ -53,16 +56,20 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict("inconclusive", "nothing was judged")
 
 
-def _subject(evidence: Evidence, candidate: str, champion: str) -> Verdict:
+def _subject(evidence: Evidence, candidate: str, champion: str, limits: Gates) -> Verdict:
     if (evidence.challenger, evidence.champion) != (candidate, champion):
         shown = f"{evidence.challenger[:12]} against {evidence.champion[:12]}"
         return Verdict("failed", f"evidence is about {shown}, not {candidate[:12]} against {champion[:12]}")
+    if limits.metric and evidence.metric != limits.metric:
+        return Verdict("failed", f"evidence is about {evidence.metric}, not {limits.metric}")
     return Verdict("passed", "")
 
 
 def _fresh(evidence: Evidence, limits: Gates, now: datetime) -> Verdict:
     if evidence.end is None:
         return Verdict("inconclusive", "evidence does not say from when it is")
+    if evidence.end > now + _AHEAD:
+        return Verdict("inconclusive", f"evidence ends at {evidence.end:%Y-%m-%d %H:%M} UTC, in the future")
     age = now - evidence.end
     if age > duration(limits.maximum_age):
         return Verdict("inconclusive", f"evidence is {age.days} days old, more than {limits.maximum_age}")
@@ -81,6 +88,9 @@ def _gain(found: Comparison, evidence: Evidence, limits: Gates) -> Verdict:
     champion, challenger, gain, low, high = (float(x) for x in numbers if x is not None)
     if not low <= gain <= high:
         return Verdict("failed", f"the interval [{low:+.4f}, {high:+.4f}] does not hold its own estimate {gain:+.4f}")
+    if not limits.confidence <= evidence.confidence < 1:
+        at = f"{evidence.confidence:.0%} confidence, not {limits.confidence:.0%}"
+        return Verdict("inconclusive", f"the interval is at {at}")
     said = (
         f"{evidence.metric} {challenger:.4f} against {champion:.4f} on {found.rows:,} rows, "
         f"gain {gain:+.4f} [{low:+.4f}, {high:+.4f}] at {evidence.confidence:.0%}"

@@ -91,8 +91,11 @@ def judge_site(health: Health, limits: Rollout, now: datetime) -> Verdict:
     return Verdict("passed", said)
 
 
-def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int) -> tuple[int, int, int, int]:
-    """(verified, failed, deferred, pending) of `wave`, from (wave, status) of each site; earlier failures count too."""
+def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int]:
+    """(verified, failed, deferred, pending) of `wave`, from (wave, status) of each site; earlier failures count too.
+
+    Of the wave's `sites` those without a status have not been asked yet: pending.
+    """
     here: list[SiteStatus] = []
     earlier_failures = 0
     for of, status in statuses:
@@ -101,7 +104,7 @@ def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int) -> tuple[int, i
         elif of < wave and status == "failed":
             earlier_failures += 1
     verified, failed, deferred = (here.count(x) for x in ("verified", "failed", "deferred"))
-    return verified, failed + earlier_failures, deferred, len(here) - verified - failed - deferred
+    return verified, failed + earlier_failures, deferred, max(sites, len(here)) - verified - failed - deferred
 
 
 def judge_wave(report: WaveReported, limits: Rollout) -> Verdict:
@@ -115,6 +118,6 @@ def judge_wave(report: WaveReported, limits: Rollout) -> Verdict:
         return Verdict("inconclusive", said)
     if report.deferred > limits.max_unavailable:
         return Verdict("inconclusive", f"{said}; more than {limits.max_unavailable} unavailable")
-    if report.verified + report.failed == 0:
+    if report.verified == 0:
         return Verdict("inconclusive", f"{said}; nobody has verified it")
     return Verdict("passed", said)

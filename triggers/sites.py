@@ -342,7 +342,7 @@ def report(ports: Ports, run_id: str) -> None:
     listed = [row for _, row in rows(ports, run_id)]
     event: WaveReported | RollbackReported
     if run.phase is Phase.ROLLING_OUT:
-        counts = rollout.count(((r.wave, r.status) for r in listed), run.wave)
+        counts = rollout.count(((r.wave, r.status) for r in listed), run.wave, run.waves[run.wave].sites)
         verified, failed, deferred, pending = counts
         if pending and not failed:
             return

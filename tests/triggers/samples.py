@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from triggers import events as on
-from triggers.config import Fleet, Loop, Retrain, Schema, Site
 from triggers.config import Feature as LoopFeature
+from triggers.config import Fleet, Loop, Retrain, Schema, Site
 from triggers.run import Limits, Phase, Run, WaveTimes
 
 NOW = datetime(2026, 3, 10, 6, tzinfo=UTC)

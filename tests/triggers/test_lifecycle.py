@@ -8,10 +8,10 @@ from itertools import count, product
 from typing import Any
 
 import pytest
-from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run, an_event, evidence, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run, an_event, evidence, replace
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Approval, Gates, Rollout, Training, duration

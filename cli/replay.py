@@ -31,7 +31,8 @@ import yaml
 from cli import summary, tables
 from cli.tables import Data
 from drift.envelope import iso
-from triggers.config import Fleet, Loop, parse_fleet, parse_loop
+from triggers import sites
+from triggers.config import Fleet, Loop, duration, parse_fleet, parse_loop
 from triggers.errors import DriftloopError, Refused
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from triggers.run import Run
 
 APP = Path(__file__).resolve().parent.parent / "function_app.py"
-TICK = timedelta(hours=6)
 MOST_PROCESSES = 3
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Say = Callable[[str], None]
 
@@ -52,6 +53,7 @@ class Options:
 
     loop_file: Path
     fleet_file: Path
+    data_file: Path
     data: Data
     state: Path
     answers: str = "approve"
@@ -69,13 +71,15 @@ class Replay:
         self.state = options.state
         self.loop = read_loop(options.loop_file)
         self.fleet = read_fleet(options.fleet_file)
+        self.tick = duration(self.loop.telemetry.window) / 2
         self.meter = Meter()
+        self.rows_before = 0
         self._close = contextlib.ExitStack()
         self._offline: dict[str, bool] = {}
         start = options.data.start_of_telemetry(self.loop)
         self.start = datetime.fromtimestamp(start, UTC)
-        self.end = datetime.fromtimestamp(int(options.data.at[-1]) + 1, UTC)
-        self.bootstrap = options.data.take(options.data.at < start)
+        self.end = datetime.fromtimestamp(options.data.last + 1, UTC)
+        self.bootstrap = options.data.between(options.data.first, start)
         if not len(self.bootstrap) or self.start >= self.end:
             raise Refused(f"the data ends at {self.end:%Y-%m-%d %H:%M}, the bootstrap at {self.start:%Y-%m-%d %H:%M}")
 
@@ -100,13 +104,13 @@ class Replay:
         if not (config / "loop.yaml").exists():
             self._write_config(config)
         self.registry_key = keys.registry(self.state)
+        live = self.options.data.between(self.start.timestamp(), self.end.timestamp())
         for site in self.fleet.sites:
             keys.site(self.state, site.name)
             recording = self._site(site.name) / "rows.npz"
             if not recording.exists():
-                rows = (self.options.data.site == site.name) & (self.options.data.at >= self.start.timestamp())
-                tables.write_recording(recording, self.options.data.take(rows))
-        stray = sorted(set(self.options.data.site.tolist()) - {s.name for s in self.fleet.sites})
+                tables.write_recording(recording, live.take(live.table.site == site.name))
+        stray = sorted(set(live.table.site.tolist()) - {s.name for s in self.fleet.sites})
         if stray:
             raise Refused(f"{self.options.fleet_file}: the data names sites that it does not: {', '.join(stray[:10])}")
 
@@ -124,8 +128,8 @@ class Replay:
             DRIFTLOOP_PROFILE="local",
             DRIFTLOOP_STATE=str(self.state),
             DRIFTLOOP_CLOCK=self.start.isoformat(),
-            CheckSchedule="0 0 6 * * *",
-            SweepSchedule="0 0 */6 * * *",
+            CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(hours=12) else _span(2 * self.tick),
+            SweepSchedule=_span(self.tick),
         )
         from cli.host import Host, alone, load
         from functions import host as root
@@ -148,24 +152,25 @@ class Replay:
             subscriptions=wire.SUBSCRIPTIONS,
             on_invoke=self.meter.invoked,
         )
+        self.rows_before = sum(s.rows for s in sites.states(self.local.ports, self.loop.loop).values())
         server = self.host.start_http(self.options.port)
         self._close.callback(server.stop)
         self.url = f"http://127.0.0.1:{server.port}"
         self.edges = self._start_edges()
-        self._write_fleet({name: url for name, url in self.edges.items()})
+        self._write_fleet(self.edges)
 
     def _write_fleet(self, urls: Mapping[str, str]) -> None:
         """The fleet as given, with each site's public key and where its process listens today."""
         from adapters.local import keys
 
-        sites = []
+        listed = []
         for site in self.fleet.sites:
             key = {"id": "replay", "public": keys.public(self.state, site.name)}
             known = msgspec.to_builtins(site)
-            sites.append({**known, "keys": [*known["keys"], key], "url": urls.get(site.name, "")})
+            listed.append({**known, "keys": [*known["keys"], key], "url": urls.get(site.name, "")})
         path = self.state / "config" / self.loop.loop / "fleet.yaml"
         partial = path.with_suffix(".partial")
-        partial.write_text(yaml.safe_dump({"sites": sites}, sort_keys=False, allow_unicode=True), "utf-8")
+        partial.write_text(yaml.safe_dump({"sites": listed}, sort_keys=False, allow_unicode=True), "utf-8")
         partial.replace(path)
 
     def _start_edges(self) -> dict[str, str]:
@@ -176,8 +181,8 @@ class Replay:
             config = self.state / "sites" / f"edge-{n}.json"
             config.write_text(json.dumps({"port": 0, "sites": [self._edge(name) for name in names]}))
             command = [sys.executable, "-m", "edge", "--config", str(config), "--parent", str(os.getpid())]
-            log = self._close.enter_context(open(self.state / "sites" / f"edge-{n}.log", "ab"))
-            process = subprocess.Popen(  # noqa: S603 - our own program
+            log = self._close.enter_context((self.state / "sites" / f"edge-{n}.log").open("ab"))
+            process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, cwd=APP.parent, env=child_environment()
             )
             self._close.callback(_end, process)
@@ -197,20 +202,15 @@ class Replay:
             "schema": msgspec.to_builtins(self.loop.schema.telemetry(self.loop.task)),
             "state": str(folder / "state"),
             "data": str(folder / "rows.npz"),
+            "stays": self.fleet.site(name).data == "stays",
             "ingest": f"{self.url}/api/telemetry",
             "registry": str(self.state / "blobs"),
             "registry_key": str(self.state / "keys" / "registry.pub"),
-            "key": str(self.state / "sites" / urllib.parse.quote(name, safe="") / "key.pem"),
+            "key": str(folder / "key.pem"),
             "key_id": "replay",
-            "flush_seconds": int(TICK.total_seconds()),
-            "window_seconds": int(self._window().total_seconds()),
+            "flush": int(self.tick.total_seconds()),
             "faults": self.options.site_faults.get(name, {}),
         }
-
-    def _window(self) -> timedelta:
-        from triggers.config import duration
-
-        return duration(self.loop.telemetry.window)
 
     # --- the first champion
 
@@ -220,33 +220,30 @@ class Replay:
 
         champion = shell.head(self.local.ports, self.loop.loop).champion
         if not champion:
-            champion = self.train("bootstrap", self.bootstrap)
+            champion = self.train("bootstrap", self.bootstrap.first, int(self.start.timestamp()))
             shell.adopt(self.local.ports, self.loop.loop, champion, "replay")
         for site, url in self.edges.items():
             if not call(url, "GET", "status")["candidate"]:
                 self.local.ports.executor.apply(site, champion, "first")
         return str(champion)
 
-    def train(self, name: str, rows: Data, settings: Mapping[str, Any] | None = None) -> str:
-        """A candidate trained outside the loop, on these rows; the same name again is the same candidate."""
+    def train(self, name: str, start: int, end: int, settings: Mapping[str, Any] | None = None) -> str:
+        """A candidate trained outside the loop, on the table's rows of [start, end), UTC seconds. Asked for again by
+        the same name, it is the same candidate."""
         folder = self.state / "jobs" / name
         result = folder / "result.json"
         if not result.exists():
-            known = rows.take(rows.labelled)
-            if not len(known):
-                raise Refused("the bootstrap has no labelled row to train on")
-            tables.write_rows(folder / "rows.parquet", known)
             spec = {
                 "name": name,
                 "kind": "train",
                 "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
                 "blobs": str(self.state / "blobs"),
                 "run": name,
-                "from": iso(int(known.at[0])),
-                "to": iso(int(known.at[-1]) + 1),
+                "from": iso(start),
+                "to": iso(end),
                 "parent": None,
                 "sites": None,
-                "data": str(folder / "rows.parquet"),
+                "data": str(self.options.data_file.resolve()),
                 "key": str(self.state / "keys" / "registry.pem"),
                 "settings": dict(settings or {}),
             }
@@ -256,6 +253,30 @@ class Replay:
             result.unlink()
             raise Refused(f"{name}: {found['error']}")
         return str(found["candidate"])
+
+    def review(self) -> dict[str, Any]:
+        """What the first champion and every candidate would have scored, month by month, beside what was served."""
+        from triggers import loop as shell
+
+        runs = shell.runs(self.local.ports, self.loop.loop)
+        first = runs[0].champion if runs else shell.head(self.local.ports, self.loop.loop).champion
+        folder = self.state / "jobs" / "review"
+        spec = {
+            "name": "review",
+            "kind": "review",
+            "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
+            "blobs": str(self.state / "blobs"),
+            "from": iso(int(self.start.timestamp())),
+            "to": iso(int(self.end.timestamp())),
+            "champion": first,
+            "candidates": sorted({d for r in runs for d in (r.candidate, r.champion) if d} | {first}),
+        }
+        (folder / "result.json").unlink(missing_ok=True)
+        run_job(folder, spec)
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        if "error" in found:
+            raise Refused(f"review: {found['error']}")
+        return found
 
     # --- time
 
@@ -273,7 +294,7 @@ class Replay:
             yield now
             if now >= last:
                 return
-            now += TICK
+            now += self.tick - (now - _EPOCH) % self.tick
             self.host.advance(now)
 
     def settle(self) -> None:
@@ -295,7 +316,7 @@ class Replay:
                 self.options.say(f"{now:%Y-%m-%d} {site} is {'back online' if online else 'offline'}")
 
     def _play(self, now: datetime) -> None:
-        to = {"to": int(now.timestamp())}
+        to = {"to": int(now.timestamp()) - 1}
         errors: list[BaseException] = []
 
         def one(url: str) -> None:
@@ -326,17 +347,18 @@ class Replay:
             return False
         if self.options.answers == "ask":
             return self._wait_for_person(waiting[0])
-        return all([self._answer_page(run) for run in waiting])
+        for run in waiting:
+            self._answer_page(run)
+        return True
 
-    def _answer_page(self, run: Run) -> bool:
+    def _answer_page(self, run: Run) -> None:
         page = Page(self.url, self.local.people.login_link(self.url))
         form = page.form(f"/api/approvals/{run.id}")
         if form is None:
-            return False
+            return
         passed = run.outcome == "passed"
         reason = "passed its gates" if passed else "not proven better"
         page.post(f"/api/approvals/{run.id}", {**form, "answer": "approve" if passed else "reject", "reason": reason})
-        return True
 
     def _wait_for_person(self, run: Run) -> bool:
         from triggers import loop as shell
@@ -445,7 +467,7 @@ def run_job(folder: Path, spec: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec))
     with open(folder / "log.txt", "ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(
             [sys.executable, "-m", "jobs", str(folder / "spec.json")],
             stdout=log,
             stderr=log,
@@ -459,6 +481,16 @@ def run_job(folder: Path, spec: Mapping[str, Any]) -> None:
             raise
     if not (folder / "result.json").exists():
         raise Refused(f"{spec['name']} ended with status {process.returncode}: see {folder / 'log.txt'}")
+
+
+def _span(time: timedelta) -> str:
+    """A time span as timer triggers read it.
+
+    >>> _span(timedelta(hours=12))
+    '12:00:00'
+    """
+    seconds = int(time.total_seconds())
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def child_environment() -> dict[str, str]:
@@ -530,6 +562,7 @@ def run(args: argparse.Namespace) -> int:
         options = Options(
             args.loop,
             args.fleet,
+            args.data,
             data,
             args.state.resolve(),
             "approve" if args.approve else "ask",

@@ -33,7 +33,7 @@ def make(replay: Replay) -> dict[str, Any]:
         "from": replay.start.isoformat(),
         "to": replay.end.isoformat(),
         "rows": sum(s.rows for s in states.values()),
-        "bootstrap_rows": int(replay.bootstrap.labelled.sum()),
+        "bootstrap_rows": len(replay.bootstrap.table.labelled),
         "batches": {
             "accepted": sum(s.batches for s in states.values()),
             "duplicate": sum(s.duplicates for s in states.values()),
@@ -120,7 +120,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 def regret(runs: Iterable[Run], review: Mapping[str, Any]) -> list[dict[str, Any]]:
     """By month after a decision: what the candidate scored, or would have, against the champion that it met."""
-    better_low = review["metric"] not in ("auc",)
+    better_low = review["metric"] != "auc"
     months = sorted(review["static"])
     found = []
     for run in runs:
@@ -219,7 +219,8 @@ def _number(value: float | None) -> str:
 
 
 def _say_regret(out: Console, found: Mapping[str, Any]) -> None:
-    table = Table(title="Was it right? Each candidate on later months, against the champion it met", title_justify="left")
+    title = "Was it right? Each candidate on later months, against the champion it met"
+    table = Table(title=title, title_justify="left")
     for name in ("Run", "Decision", "Gain by month after it", "Mean", "Regretted"):
         table.add_column(name, overflow="fold")
     by_run: dict[str, list[Mapping[str, Any]]] = {}

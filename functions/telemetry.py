@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import azure.functions as func
 
 from drift import envelope
@@ -36,6 +38,6 @@ def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
     cardinality=func.Cardinality.MANY,
     data_type=func.DataType.BINARY,
 )
-def fold_telemetry(messages: list[func.ServiceBusMessage]) -> None:
+def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # noqa: UP006 - all that indexing knows
     """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
     intake.ingest(host.ports(), [m.get_body() for m in messages])

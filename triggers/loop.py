@@ -84,6 +84,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
         active=sorted(unit.head.active.values()),
         rows=_labelled_rows(ports, unit.head, loop, fleet, now) if findings else 0,
         frozen=sites.frozen(ports, loop_name),
+        fresh=any(report.windows for report in reports.values()),
     )
     unit.put(f"decision/{stamp}", decision)
     unit.set_head(history=history)
@@ -134,6 +135,7 @@ def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dic
                 reason=f.reason,
             )
             for f in report.findings
+            if report.windows or not f.statistical
         ]
     return reports, findings
 

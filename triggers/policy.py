@@ -53,15 +53,20 @@ def decide(
     active: Sequence[str] = (),
     rows: int = 0,
     frozen: str = "",
+    fresh: bool = True,
 ) -> tuple[Decision, History]:
     """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute.
 
-    `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended.
+    `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended. A check that
+    is not `fresh` had no new window to assess: an alarm that persists confirms nothing.
     """
     moved = [f for f in findings if f.kind in loop.retrain.on]
+    decision = Decision(loop=loop.loop, at=now, action="hold", reason="", findings=tuple(findings))
+    if not fresh:
+        others = _said([f for f in findings if f not in moved])
+        return _hold(decision, "; ".join(filter(None, ("no new windows to assess", others)))), history
     widest = _widest(moved, fleet)
     kept = msgspec.structs.replace(history, streak=_streak(history, moved, fleet))
-    decision = Decision(loop=loop.loop, at=now, action="hold", reason="", findings=tuple(findings))
     if widest is None:
         return _hold(decision, _quiet(findings)), kept
     scope, sites = widest
@@ -79,7 +84,7 @@ def decide(
         if forbidden:
             return _hold(decision, f"{found}; held: {forbidden}", scope, sites), kept
     compute, why = _compute(sites, loop, fleet)
-    reason = f"{found}; {run_of_checks} checks in a row; {rows:,} labelled rows; {why}"
+    reason = f"{found}; {_checks(run_of_checks)} in a row; {rows:,} labelled rows; {why}"
     started = msgspec.structs.replace(kept, starts=(*_recent(history, now, loop), now), streak={})
     chosen = msgspec.structs.replace(
         decision, action="retrain", scope=scope, sites=sites, compute=compute, reason=reason
@@ -121,13 +126,19 @@ def _widest(moved: Sequence[Finding], fleet: Fleet) -> tuple[str, tuple[str, ...
 def _streak(history: History, moved: Sequence[Finding], fleet: Fleet) -> dict[str, int]:
     """A fleet that moved keeps its sites' streaks going, not the other way round."""
     scopes = {_scope(f, fleet)[0] for f in moved}
+    if "fleet" in scopes:
+        scopes |= set(history.streak)
     return {s: history.streak.get(s, 0) + 1 for s in sorted(scopes)}
 
 
 def _unconfirmed(checks: int, loop: Loop) -> str:
     if checks >= loop.retrain.confirm:
         return ""
-    return f"seen in {checks} check{'s' * (checks != 1)} in a row, {loop.retrain.confirm} confirm it"
+    return f"seen in {_checks(checks)} in a row, {loop.retrain.confirm} confirm it"
+
+
+def _checks(number: int) -> str:
+    return f"{number} check{'s' * (number != 1)}"
 
 
 def _cooling(history: History, now: datetime, loop: Loop) -> str:

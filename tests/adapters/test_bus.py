@@ -340,7 +340,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSessions.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
 def test_speed_is_shown(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ class Site(ThreadingHTTPServer):
         self.slow = 0.0
         self.url = f"http://127.0.0.1:{self.server_port}/north"
 
+    def handle_error(self, *args: Any) -> None:
+        """Who asked has hung up."""
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Site

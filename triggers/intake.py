@@ -25,7 +25,7 @@ from triggers.candidates import reference
 from triggers.config import Loop, Site, duration
 from triggers.errors import NotFound, Refused
 from triggers.ports import Ports, Put
-from triggers.records import BatchRecord, Quarantined, SiteState, Unit, again, site_partition
+from triggers.records import BatchRecord, Orphans, Quarantined, SiteState, Unit, again, site_partition
 
 replace = msgspec.structs.replace
 
@@ -252,12 +252,12 @@ class _Folder:
         start = windows.period(batch.start, self.seconds)
         early = [o for p in (start, start + self.seconds) for o in self.unit.scan(f"orphans/{p:012}/")]
         for key, raw in early:
-            waiting = msgspec.json.decode(raw, type=_Orphans)
-            record, outcomes, matched = record.settle(waiting.labels())
+            told = codec.decode(raw, Orphans)
+            waiting = Labels(told.ids, np.array(told.at, np.int64), np.array(told.label, np.float64))
+            record, outcomes, matched = record.settle(waiting)
             self._outcomes(batch.candidate, about, outcomes)
-            left = waiting.without(matched.tolist())
-            if left.ids:
-                self.unit.put_raw(key, msgspec.json.encode(left))
+            if not matched.all():
+                self.unit.put(key, _orphans(_pick(waiting, ~matched)))
             else:
                 self.unit.delete(key)
         self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
@@ -284,11 +284,9 @@ class _Folder:
                         if self.full:
                             self.save()
             if not found.all():
-                left = _pick(wanted, ~found)
-                waiting = _Orphans(list(left.ids), left.at.tolist(), left.label.tolist())
                 key = f"orphans/{start:012}/{batch}"
                 self.unit.raw(key)
-                self.unit.put_raw(key, msgspec.json.encode(waiting))
+                self.unit.put(key, _orphans(_pick(wanted, ~found)))
 
     def _outcomes(self, candidate: str, about: Reference, outcomes: Mapping[int, Outcomes]) -> None:
         for start, delta in windows.settled(candidate, self.site, self.seconds, about, outcomes).items():
@@ -313,19 +311,8 @@ class _Folder:
         self.ports.store.commit(batch.loop, [Put(key, codec.encode(found), "*")])
 
 
-class _Orphans(msgspec.Struct, frozen=True):
-    """Labels whose predictions have not come yet."""
-
-    ids: list[str]
-    at: list[int]
-    label: list[float]
-
-    def labels(self) -> Labels:
-        return Labels(self.ids, np.array(self.at, np.int64), np.array(self.label, np.float64))
-
-    def without(self, matched: Sequence[bool]) -> _Orphans:
-        keep = [i for i, gone in enumerate(matched) if not gone]
-        return _Orphans([self.ids[i] for i in keep], [self.at[i] for i in keep], [self.label[i] for i in keep])
+def _orphans(labels: Labels) -> Orphans:
+    return Orphans(ids=list(labels.ids), at=labels.at.tolist(), label=labels.label.tolist())
 
 
 def _pick(labels: Labels, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Labels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -124,6 +124,14 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[int, str, str], ...] = ()
 
 
+class Orphans(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels whose predictions have not come yet."""
+
+    ids: list[str]
+    at: list[int]
+    label: list[float]
+
+
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     at: datetime
@@ -243,6 +251,22 @@ class LoopUnit(Unit):
 def chain(entry: AuditEntry) -> str:
     """The hash of an entry, its own hash left out."""
     return codec.digest(codec.encode(msgspec.structs.replace(entry, hash="")))
+
+
+def verify(entries: Iterable[AuditEntry], head: Head | None = None) -> str:
+    """What is wrong with a chain, at its first broken link; empty where it holds. A cut-off end shows by the head."""
+    last, previous = 0, ""
+    for entry in entries:
+        if entry.seq != last + 1:
+            return f"entry {last + 1} is not there, but {entry.seq}"
+        if entry.previous != previous:
+            return f"entry {entry.seq} does not follow entry {last}"
+        if entry.hash != chain(entry):
+            return f"entry {entry.seq} is not what was written"
+        last, previous = entry.seq, entry.hash
+    if head is not None and (head.audit, head.audit_hash) != (last, previous):
+        return f"the chain ends with entry {last}, not with entry {head.audit} as the head says"
+    return ""
 
 
 def again(attempt: Callable[[], R], times: int = 8) -> R:

@@ -1,0 +1,86 @@
+"""The audit chain: whatever is deleted, edited, reordered or cut off is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.local.database import Database
+from adapters.local.store import SqliteStore
+from tests.triggers.samples import HOUR, NOW, replace
+from triggers import codec
+from triggers.records import AuditEntry, Head, LoopUnit, chain, verify
+
+
+def a_chain(length: int) -> tuple[list[AuditEntry], Head]:
+    entries: list[AuditEntry] = []
+    for seq in range(1, length + 1):
+        previous = entries[-1].hash if entries else ""
+        at = NOW + seq * HOUR
+        entry = AuditEntry(seq=seq, at=at, kind="held", subject="line", actor="ann", text=f"t{seq}", previous=previous)
+        entries.append(replace(entry, hash=chain(entry)))
+    return entries, Head(audit=length, audit_hash=entries[-1].hash if entries else "")
+
+
+ENTRIES, HEAD = a_chain(6)
+places = st.integers(0, 5)
+
+
+def test_a_chain_as_it_was_written_holds() -> None:
+    assert verify(ENTRIES, HEAD) == ""
+    assert verify([], Head()) == ""
+
+
+@given(places)
+def test_a_deleted_entry_is_found(n: int) -> None:
+    assert verify(ENTRIES[:n] + ENTRIES[n + 1 :], HEAD)
+
+
+@given(places, st.sampled_from(["at", "kind", "subject", "actor", "text", "data", "previous", "hash"]), st.booleans())
+def test_an_edited_entry_is_found_also_where_its_own_hash_was_made_anew(n: int, field: str, forged: bool) -> None:
+    other = {"at": NOW, "data": {"by": "eve"}}.get(field, "else")
+    edited = replace(ENTRIES[n], **{field: other})
+    if forged and field != "hash":
+        edited = replace(edited, hash=chain(edited))
+    assert verify([*ENTRIES[:n], edited, *ENTRIES[n + 1 :]], HEAD)
+
+
+@given(places, places)
+def test_reordered_entries_are_found_also_where_they_were_numbered_anew(a: int, b: int) -> None:
+    moved = list(ENTRIES)
+    moved[a], moved[b] = moved[b], moved[a]
+    assert bool(verify(moved, HEAD)) is (a != b)
+    renumbered = [replace(entry, seq=seq) for seq, entry in enumerate(moved, 1)]
+    assert bool(verify(renumbered, HEAD)) is (a != b)
+
+
+@pytest.mark.parametrize("left", range(6))
+def test_an_end_that_was_cut_off_is_found_by_the_head(left: int) -> None:
+    assert verify(ENTRIES[:left]) == ""
+    words = f"the chain ends with entry {left}, not with entry 6 as the head says"
+    assert verify(ENTRIES[:left], HEAD) == words
+
+
+def test_what_is_wrong_is_said_at_the_first_broken_link() -> None:
+    assert verify(ENTRIES[1:], HEAD) == "entry 1 is not there, but 2"
+    assert verify([ENTRIES[0], replace(ENTRIES[1], text="else")]) == "entry 2 is not what was written"
+    assert verify([ENTRIES[0], replace(ENTRIES[1], previous="else")]) == "entry 2 does not follow entry 1"
+
+
+def test_the_hashes_hold_after_the_store_and_the_codec(tmp_path: Path) -> None:
+    database = Database(tmp_path / "state.db")
+    try:
+        store = SqliteStore(database)
+        for n in range(3):
+            unit = LoopUnit(store, "line", NOW + n * HOUR)
+            unit.note("answered", "line.1", "approve by ann", "ann", share=0.1, at=NOW, sites=("a", "b"), none=None)
+            unit.note("frozen", "line", "ümlaut \u2028", "bob", number=1.0, nested={"b": [1, 2.5], "a": True})
+            unit.commit()
+        entries = [codec.decode(r.value, AuditEntry) for r in store.scan("line", "audit/")]
+        assert len(entries) == 6
+        assert verify(entries, LoopUnit(store, "line", NOW).head) == ""
+    finally:
+        database.close()

@@ -1,0 +1,196 @@
+"""One value of everything that is stored or sent, as this version would write it.
+
+`python -m tests.triggers.goldens` writes the files that are not there yet; what is there was written by an older
+version, and is never written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_run, an_event, replace
+from triggers import approval, codec, policy, records, rollout, sites
+from triggers import effects as do
+from triggers import events as on
+from triggers.config import Rollout
+from triggers.loop import Detector
+from triggers.run import Phase
+
+FOLDER = Path(__file__).parent / "golden" / "v1"
+RUN = "line.2026-03-10.1"
+
+
+class Golden(NamedTuple):
+    """A value, and the type and the name by which the codec reads it; without a name it is plain JSON."""
+
+    value: Any
+    as_type: Any
+    kind: str = ""
+
+
+EFFECTS: tuple[do.Effect, ...] = (
+    do.Train(job=f"{RUN}-train", start=NOW - 60 * DAY, end=NOW, sites=("a", "b"), compute="edge", parent=OLD),
+    do.Evaluate(
+        job=f"{RUN}-evaluate", champion=OLD, challenger=NEW, start=NOW - DAY, end=NOW, sites=None, compute="cloud"
+    ),
+    do.CancelJob(job=f"{RUN}-train"),
+    do.AskApproval(candidate=NEW, evidence="e1", outcome="inconclusive", verdict="too few rows", expires=NOW + DAY),
+    do.WithdrawApproval(reason="expired"),
+    do.DeployWave(wave=1, candidate=NEW),
+    do.RollBack(through=1, reason="b: 9 errors"),
+    do.Announce(kind="run-verified", title="line: verified", text="verified at 3 sites"),
+    do.SetDeadline(phase="rolling-out/1", at=NOW + 4 * DAY),
+)
+FINDING = policy.Finding(
+    kind="feature", statistical=True, scope="cohort", sites=("a", "b"), features=("x",), reason="x moved at a, b"
+)
+DECISION = policy.Decision(
+    loop="line",
+    at=NOW,
+    action="retrain",
+    scope="cohort:press",
+    sites=("a", "b"),
+    compute="edge",
+    reason="cohort:press: x moved at a, b",
+    findings=(FINDING,),
+)
+HEALTH = rollout.Health(candidate=NEW, since=NOW - HOUR, last=NOW, requests=100, errors=1, slow=20, p95_ms=12.5)
+SITE = records.SiteState(
+    candidate=NEW,
+    change=f"{RUN}/a/deploy",
+    run=RUN,
+    wave=1,
+    action="deploy",
+    fence=2,
+    status="applied",
+    reason="1 errors in 100 requests; soaking for 1d",
+    asked=NOW - HOUR,
+    health=HEALTH,
+    observed=NEW,
+    observed_at=NOW,
+    last_good=OLD,
+    before=OLD,
+    batches=12,
+    duplicates=1,
+    rows=600,
+)
+CHANGE = records.Change(
+    id=f"{RUN}/a/rollback",
+    loop="line",
+    site="a",
+    run=RUN,
+    wave=1,
+    candidate=OLD,
+    action="rollback",
+    fence=3,
+    at=NOW,
+    reason="b: 9 errors",
+)
+ENTRY = records.AuditEntry(
+    seq=2,
+    at=NOW,
+    kind="answered",
+    subject=RUN,
+    actor="ann",
+    text="approve by ann",
+    data={"plan": "p1", "waves": [["lab", 1]], "rows": 10, "share": 0.5, "none": None},
+    previous="f" * 64,
+)
+
+STORED: tuple[Any, ...] = (
+    DECISION,
+    SITE,
+    records.Head(
+        champion=OLD,
+        scoped={"a": NEW},
+        active={"fleet": RUN},
+        counter=1,
+        history=policy.History(streak={"fleet": 1}, starts=(NOW - DAY,), ended=NOW),
+        audit=2,
+        audit_hash="f" * 64,
+    ),
+    replace(ENTRY, hash=records.chain(ENTRY)),
+    records.RolloutRow(site="a", wave=1, status="deferred", reason="no connection", at=NOW),
+    records.BatchRecord(digest="b" * 64, rows=100, refused=2, at=NOW),
+    records.Quarantined(
+        at=NOW,
+        loop="line",
+        site="a",
+        batch="b1",
+        reason="2 rows of the batch could not be read",
+        blob="batches/line/a/2026-03-10/b1",
+        rows=((3, "x", "is no number"),),
+    ),
+    records.Orphans(ids=["r1", "r2"], at=[1_773_000_000, 1_773_000_060], label=[0.0, 1.0]),
+    records.Freeze(by="ann", at=NOW, reason="inventory"),
+    Detector(state=b"\x00DLS1", cursor={"a": 1_773_014_400}),
+    approval.Request(
+        run=RUN,
+        loop="line",
+        candidate=NEW,
+        evidence="e1",
+        plan="p1",
+        outcome="passed",
+        verdict="better",
+        asked=NOW,
+        expires=NOW + DAY,
+        state="approved",
+        by="ann",
+        answered=NOW + HOUR,
+        reason="looks right",
+    ),
+    rollout.Plan(
+        loop="line",
+        candidate=NEW,
+        waves=(rollout.PlannedWave("lab", ("lab",)), rollout.PlannedWave("plant", ("a", "b"))),
+        limits=Rollout(rings=("lab", "plant"), wave_size=2, max_p95_ms=50.0),
+    ),
+)
+
+
+def _all() -> dict[str, Golden]:
+    made = {type(value).__name__: Golden(value, type(value), type(value).__name__) for value in STORED}
+    for phase in Phase:
+        run = a_run(phase, ended=NOW if phase.final else None, seen=frozenset({"job/1", "answer/1"}))
+        made[f"Run-{phase}"] = Golden(run, type(run), "Run")
+    for kind in on.EVENTS:
+        made[f"Event-{kind.__name__}"] = Golden(an_event(kind), on.AnyEvent, "Event")
+    for effect in EFFECTS:
+        made[f"Outbox-{type(effect).__name__}"] = Golden(
+            records.Outbox(run=RUN, effect=effect), records.Outbox, "Outbox"
+        )
+    made["Change"] = Golden(CHANGE, records.Change)
+    made["CloudEvent"] = Golden(sites.cloud_event("requested", CHANGE, NOW), dict[str, Any])
+    answer = approval.Answer(answer="reject", by="ann", reason="no", candidate=NEW, evidence="e1", plan="p1")
+    made["Answer"] = Golden(answer, approval.Answer)
+    return made
+
+
+GOLDENS: Mapping[str, Golden] = _all()
+
+
+def written(golden: Golden) -> bytes:
+    """As this version would write it."""
+    if golden.kind:
+        return codec.encode(golden.value, golden.kind)
+    return msgspec.json.encode(golden.value)
+
+
+def read(golden: Golden, data: bytes) -> Any:
+    """As this version reads it."""
+    if golden.kind:
+        return codec.decode_as(data, golden.as_type, golden.kind)
+    return msgspec.json.decode(data, type=golden.as_type)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, golden in GOLDENS.items():
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            path.write_bytes(written(golden))
+            print(f"wrote {path}")

@@ -6,6 +6,7 @@ output `score`, float32 [n, 1] or [n]: the probability of the positive class, or
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,11 +38,29 @@ class Scorer:
 
         A number column is an array, NaN where missing; a category column a sequence of texts, None or "" where missing.
         """
-        feeds = {
-            name: _numbers(columns[name]) if kind == "number" else _texts(columns[name]) for name, kind in self._inputs
-        }
-        n = len(next(iter(feeds.values())))
-        scores = self._run(feeds) if n else np.empty(0)
+        return self._scores(self._feeds(columns))
+
+    def timed(self, columns: Mapping[str, Any], most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The scores, and how many ms the model takes for one row: of up to `most` rows, evenly chosen, run again."""
+        feeds = self._feeds(columns)
+        scores = self._scores(feeds)
+        ms = []
+        for i in np.linspace(0, len(scores) - 1, min(len(scores), most)).astype(int).tolist():
+            one = {name: values[i : i + 1] for name, values in feeds.items()}
+            began = time.perf_counter()
+            self._run(one)
+            ms.append((time.perf_counter() - began) * 1000)
+        return scores, np.array(ms)
+
+    def _feeds(self, columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        with np.errstate(over="ignore"):
+            return {
+                name: _numbers(columns[name]) if kind == "number" else _texts(columns[name])
+                for name, kind in self._inputs
+            }
+
+    def _scores(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        scores = self._run(feeds) if len(next(iter(feeds.values()))) else np.empty(0)
         if self._schema.task == "binary":
             scores[(scores < -_SLACK) | (scores > 1 + _SLACK)] = np.nan
             scores = np.clip(scores, 0.0, 1.0)
@@ -106,8 +125,7 @@ def _open(model: bytes) -> tuple[Any, tuple[type[Exception], ...]]:
 
 
 def _numbers(values: Any) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return np.asarray(values, dtype=np.float32).reshape(-1, 1)
+    return np.asarray(values, dtype=np.float32).reshape(-1, 1)
 
 
 def _texts(values: Any) -> NDArray[Any]:

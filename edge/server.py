@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from edge.player import Player, Recording
 from edge.site import Site
 
 MAX_BODY = 8 << 20
+_PAUSE = 0.5
 
 
 class _Score(msgspec.Struct):
@@ -105,16 +109,19 @@ class Host:
             return 503, {"error": str(error)}
 
     def _keep_sending(self, site: Site) -> None:
-        """Flush every period and send what waits, as often as the ingest lets us."""
-        waited = 0.0
-        while not self._stopped.wait(1.0):
-            waited += 1.0
-            if waited >= site.config.flush:
-                site.flush()
-                waited = 0.0
-            if site.buffer.backoff.due and site.buffer.waiting:
-                site.send()
-        site.flush()
+        """Flush every period and send what waits, as often as the ingest lets us; a problem is shown in the status."""
+        flushed = time.monotonic()
+        while not self._stopped.wait(_PAUSE):
+            try:
+                if time.monotonic() - flushed >= site.config.flush:
+                    flushed = time.monotonic()
+                    site.flush()
+                if site.buffer.backoff.due and site.buffer.waiting:
+                    site.send()
+            except (Refused, Unreachable, OSError, ValueError, sqlite3.Error) as error:
+                site.problem = f"{type(error).__name__}: {error}"
+        with suppress(Refused, Unreachable, OSError, ValueError, sqlite3.Error):  # what is served is on the disk anyway
+            site.flush()
 
 
 def _score(host: Host, site: Site, body: bytes) -> tuple[int, dict[str, Any]]:

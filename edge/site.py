@@ -32,6 +32,7 @@ from edge.telemetry import Telemetry
 
 MAX_ROWS = 10_000
 """In one request."""
+_FLUSH_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,18 +239,24 @@ class Site:
 
         A request's rows and errors count in `serving`; its latency is the whole request's, once for each of its rows.
         """
+        while self._flush() == _FLUSH_ROWS:
+            pass
+
+    def _flush(self) -> int:
+        """Some rows, in one write; how many."""
         with self.state.change() as db:
+            found = self.state.all("select seq, candidate, row from served order by seq limit ?", _FLUSH_ROWS)
             groups: dict[tuple[str, int], list[list[Any]]] = {}
-            last = 0
-            for last, digest, row in self.state.all("select seq, candidate, row from served order by seq"):  # noqa: B007
+            for _, digest, row in found:
                 values = msgspec.json.decode(row)
                 groups.setdefault((digest, values[1] - values[1] % self.config.flush), []).append(values)
             serving = self._requests()
-            for (digest, start), found in sorted(groups.items()):
-                end = min(start + self.config.flush, max(int(time.time()), *(values[1] for values in found)))
-                self.telemetry.rows(digest, _rows(found, self.schema), serving.pop(digest, Serving()), start, end)
-            db.execute("delete from served where seq <= ?", (last,))
+            for (digest, start), rows in sorted(groups.items()):
+                end = min(start + self.config.flush, max(int(time.time()), *(values[1] for values in rows)))
+                self.telemetry.rows(digest, _rows(rows, self.schema), serving.pop(digest, Serving()), start, end)
+            db.execute("delete from served where seq <= ?", (found[-1][0] if found else 0,))
             db.execute("delete from requests")
+            return len(found)
 
     def send(self) -> int:
         """Send what waits; how many batches were taken."""

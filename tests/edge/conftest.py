@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -154,14 +155,21 @@ def ingest() -> Iterator[Ingest]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            try:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+            except ConnectionError:
+                return
+            if len(body) < int(self.headers["Content-Length"]):  # killed while it sent
+                return
             told.bodies.append(body)
             self.send_response(told.answer(body))
             self.send_header("Content-Length", "5")
-            self.end_headers()
-            self.wfile.write(b"words")
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(b"words")
 
         def log_message(self, *values: object) -> None:
             pass

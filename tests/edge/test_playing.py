@@ -21,6 +21,7 @@ import pytest
 from drift import envelope
 from drift.telemetry import Batch, Feature, Schema
 from edge.buffer import Buffer, Faults
+from edge.config import load
 from edge.errors import Refused, Unreachable
 from edge.link import Answer, Backoff
 from edge.player import Player, Recording
@@ -130,21 +131,21 @@ def test_a_process_plays_goes_offline_and_comes_back(
 def test_killed_in_the_middle_it_goes_on_with_the_same_batches(
     settings: Any, registry: Any, ingest: Any, make_model: Any, start: Any
 ) -> None:
-    settings.record(days=60, per_day=200)
+    settings.record(days=40, per_day=100)
     settings.plays(flush=6 * 3600)
     edge = start()
     edge.ask("POST", "/JFK/deploy", {"candidate": registry.publish(make_model())})
-    for kill_after in (5, 40, 90):
-        asking = threading.Thread(target=lambda edge=edge: _quietly(edge, START + 62 * DAY))
+    for kill_after in (5, 60):
+        asking = threading.Thread(target=lambda edge=edge: _quietly(edge, START + 42 * DAY))
         asking.start()
         while len(ingest.bodies) < kill_after:
             time.sleep(0.005)
         edge.kill()
         asking.join()
         edge = start()
-    while edge.ask("POST", "/JFK/advance", {"to": START + 62 * DAY})[1]["buffered"]:
+    while edge.ask("POST", "/JFK/advance", {"to": START + 42 * DAY})[1]["buffered"]:
         pass
-    assert_complete(ingest, days=60, per_day=200)
+    assert_complete(ingest, days=40, per_day=100)
 
 
 def _quietly(edge: Process, to: int) -> None:
@@ -152,8 +153,10 @@ def _quietly(edge: Process, to: int) -> None:
         edge.ask("POST", "/JFK/advance", {"to": to})
 
 
-def test_the_surface_refuses_what_it_does_not_know(settings: Any, registry: Any, make_model: Any, start: Any) -> None:
-    settings.site()
+def test_a_site_answers_tells_and_refuses_what_it_does_not_know(
+    settings: Any, registry: Any, ingest: Any, make_model: Any, start: Any
+) -> None:
+    settings.site(flush=1)
     edge = start()
     assert edge.ask("GET", "/") == (200, {"sites": ["JFK"]})
     assert edge.ask("POST", "/JFK/score", {"rows": [{}]})[0] == 409
@@ -171,16 +174,23 @@ def test_the_surface_refuses_what_it_does_not_know(settings: Any, registry: Any,
     status, answer = edge.ask("POST", "/JFK/score", {"rows": [{"id": "a", "distance": 0, "carrier": "AA"}]})
     assert (status, answer) == (200, {"candidate": digest, "ids": ["a"], "scores": [0.5], "refused": {}})
     assert edge.ask("POST", "/JFK/labels", {"labels": [{"id": "a", "at": START, "label": 1}]})[0] == 202
+    deadline = time.monotonic() + 20
+    while len(ingest.bodies) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    told = {batch.rows is None: batch for batch in decoded(ingest)}
+    assert list(told[False].rows.ids) == list(told[True].labels.ids) == ["a"]
+    assert edge.ask("GET", "/JFK/status")[1]["buffered"] == 0
     assert edge.end() == 0
 
 
 def test_a_wrong_configuration_ends_with_words(settings: Any) -> None:
     for text, reason in (("{", "truncated"), ('{"sites":[]}', "length >= 1"), ('{"hosts":1}', "hosts")):
         settings.path.write_text(text)
-        command = [sys.executable, "-m", "edge", "--config", str(settings.path)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode == 2
-        assert reason in ended.stderr
+        with pytest.raises(Refused, match=reason):
+            load(settings.path)
+    command = [sys.executable, "-m", "edge", "--config", str(settings.path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, "hosts" in ended.stderr) == (2, True)
 
 
 def test_a_demo_s_faults_lose_nothing(settings: Any, registry: Any, ingest: Any, make_model: Any) -> None:

@@ -4,6 +4,10 @@ Each stream of standard scores gets Shiryaev-Roberts e-detectors (Shin, Ramdas a
 R <- (R + 1) e, with e = exp(a z - a^2 / 2) for a few sizes a, upwards and downwards, and z the normal score of the
 window's rank among the calibration windows. While nothing has changed E[R] grows by at most 1 a window, so their
 weighted mean, whatever the dependence between streams, first reaches A after A windows or more on average.
+
+A fixed, small calibration makes its ranks dependent: an error in a level is then there in every window. So the level
+and the variance of every stream go on being learned (a change is learned too, but sixty windows outweigh a few), and
+what the last window foretells of the next is taken out first.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,33 +38,47 @@ NAMING = 0.2
 
 _STEP, _FLOOR = 8.0, -4.0
 _LOG = np.concatenate(([-np.inf], _FLOOR + np.arange(255) / _STEP))
-_VALUE = np.exp(_LOG)
-_AHEAD = np.log1p(_VALUE).astype(np.float32)
+_VALUE = np.exp(_LOG).astype(np.float32)
+
+
+def _code(nats: F64 | float) -> F64:
+    """The code of a logarithm, as a float to be cut off: rounded to eighths of a nat; 0 below the floor."""
+    return np.asarray((nats - _FLOOR) * _STEP + 1.5)
+
+
+_AHEAD = _code(np.log1p(np.exp(_LOG))).astype(np.float32)
+"""Of each code: that of the logarithm of (R + 1)."""
 _CAP = 3.0
 """One site moves the fleet's mean by no more than this many of its standard deviations in one window."""
 
-_MEMORY = 64.0
-_RECENT = 32.0
+RECENT = 3
+"""Where the fading mean is among a state's scores."""
+
+_UNIT = 64.0
 _FADE = 0.3
-FLEET = ""
+_PRIOR = 60.0
+"""The calibrated variance of a stream counts as much as that many windows of its own."""
+
+_CALM, _CALM_SQUARE = 2.5, 0.9598
+"""Squares are capped at 2.5 standard deviations, where they have this mean, so that a change does not hide itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class State:
     """What is remembered between checks. Row 0 is the fleet's mean, the others are `sites`; columns are streams.
 
-    `evidence` uint8 [rows, streams, 6] codes the detectors (sizes upwards, then downwards) in eighths of a nat;
-    `level` int16 and `times` int64 [rows, streams] the sum and number of scores, which refine the level that the
-    calibration could only estimate; `recent` int8 a fading mean of scores. `windows` counts assessed periods, `until`
-    is the end of the newest, `seen` by site the end of its newest window; `alarm` whether the last check was one.
+    `evidence` uint8 [rows, streams, 6] codes the detectors (sizes upwards, then downwards) in eighths of a nat.
+    `scores` int32 [5, rows, streams] are, in fixed point: how many scores there were, their sum and their sum of
+    squares, which refine the level and variance that the calibration could only estimate; a fading mean; the last
+    score. `last` int64 [rows] is the period of the last score. `windows` counts assessed periods, `until` is the end
+    of the newest, `seen` by site the end of its newest window; `alarm` whether the last check was one.
     """
 
     reference: str
     sites: tuple[str, ...]
     evidence: NDArray[np.uint8]
-    level: NDArray[np.int64]
-    times: NDArray[np.int64]
-    recent: NDArray[np.int64]
+    scores: NDArray[np.int32]
+    last: NDArray[np.int64]
     windows: int = 0
     until: int = 0
     seen: tuple[int, ...] = ()
@@ -67,9 +86,9 @@ class State:
 
     @classmethod
     def new(cls, reference: Reference) -> State:
-        shape = (1, model(reference).layout.streams)
-        zero = np.zeros(shape, np.int64)
-        return cls(reference.version, (), np.zeros((*shape, 6), np.uint8), zero, zero, zero)
+        n = model(reference).layout.streams
+        evidence, scores = np.zeros((1, n, 6), np.uint8), np.zeros((5, 1, n), np.int32)
+        return cls(reference.version, (), evidence, scores, np.zeros(1, np.int64))
 
     def joined(self, sites: Sequence[str]) -> State:
         """The same with rows for sites that are new."""
@@ -77,16 +96,16 @@ class State:
         if not fresh:
             return self
 
-        def grow(a: NDArray[np.int64]) -> NDArray[np.int64]:
-            return np.concatenate((a, np.zeros((len(fresh), *a.shape[1:]), a.dtype)))
+        def grow(a: NDArray[Any], axis: int = 0) -> NDArray[Any]:
+            shape = (*a.shape[:axis], len(fresh), *a.shape[axis + 1 :])
+            return np.concatenate((a, np.zeros(shape, a.dtype)), axis=axis)
 
         return replace(
             self,
             sites=self.sites + fresh,
-            evidence=grow(self.evidence),  # type: ignore[arg-type]
-            level=grow(self.level),
-            times=grow(self.times),
-            recent=grow(self.recent),
+            evidence=grow(self.evidence),
+            scores=grow(self.scores, axis=1),
+            last=grow(self.last),
             seen=self.seen + (0,) * len(fresh),
         )
 
@@ -99,24 +118,23 @@ class State:
             "seen": self.seen,
             "alarm": self.alarm,
         }
-        return binary.pack(_KIND, header, (self.evidence, self.level, self.times, self.recent))
+        return binary.pack(_KIND, header, (self.evidence, *self.scores, self.last), level=1)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
         """Raises ValueError where the bytes are not a state of this version."""
         header, arrays = binary.unpack(_KIND, data)
         try:
-            evidence, level, times, recent = arrays
-            shape = (len(header["sites"]) + 1, level.shape[1])
-            if evidence.shape != (*shape, 6) or any(a.shape != shape for a in (level, times, recent)):
+            evidence, *scores, last = arrays
+            shape = (len(header["sites"]) + 1, evidence.shape[1])
+            if len(scores) != 5 or evidence.shape != (*shape, 6) or last.shape != shape[:1]:
                 raise ValueError("rows that are not the sites'")
             return cls(
                 header["reference"],
                 tuple(header["sites"]),
                 evidence.astype(np.uint8),
-                level,
-                times,
-                recent,
+                np.stack(scores).astype(np.int32),
+                last,
                 header["windows"],
                 header["until"],
                 tuple(header["seen"]),
@@ -133,7 +151,7 @@ class Tail:
     def __init__(self, scores: F64, days: int, two_sided: bool) -> None:
         x = np.sort(np.abs(scores) if two_sided else scores[scores > 0])
         n = len(scores)
-        grid = np.arange(0.0, 40.0, 0.05)
+        grid = np.arange(0.0, 40.0, 1 / _FINE)
         if len(x) < 20:
             x, n = np.abs(_QUANTILES), len(_QUANTILES)
         above = (len(x) - np.searchsorted(x, grid) + 1.0) / (n + 1.0)
@@ -144,17 +162,20 @@ class Tail:
         excess = (float(beyond.mean()) if len(beyond) else 0.4) * (1.0 + 1.0 / np.sqrt(effective))
         log_p = np.log(np.minimum(above, 1.0))
         log_p[place:] = log_p[place] - (grid[place:] - grid[place]) / max(excess, 0.25)
-        self.grid = grid
-        self.normal = np.maximum.accumulate(_normal_score(log_p - (np.log(2.0) if two_sided else 0.0)))
+        self.table = np.maximum.accumulate(_normal_score(log_p - (np.log(2.0) if two_sided else 0.0))).astype(
+            np.float32
+        )
         self.two_sided = two_sided
 
-    def __call__(self, scores: F64) -> F64:
-        size = np.interp(np.abs(scores), self.grid, self.normal)
+    def __call__(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        place = np.minimum(np.abs(scores) * _FINE + 0.5, len(self.table) - 1).astype(np.int32)
+        size = self.table.take(place)
         if self.two_sided:
             return np.asarray(np.copysign(size, scores))
-        return np.asarray(np.where(scores > 0, size, np.minimum(scores, 0.0)))
+        return np.asarray(np.where(scores > 0, size, scores))
 
 
+_FINE = np.float32(100.0)
 _BEYOND = 0.03
 
 
@@ -169,9 +190,9 @@ def _normal_score(log_p: F64) -> F64:
 
 
 def _log_tail(z: F64) -> F64:
-    """log P(Z > z) for z >= 0, to 1e-4: Borjesson and Sundberg (1979).
+    """log P(Z > z) for z >= 0, to 0.3%: Borjesson and Sundberg (1979).
 
-    >>> np.exp(_log_tail(np.array([0.0, 1.6449]))).round(3).tolist()
+    >>> np.exp(_log_tail(np.array([0.0, 1.6449]))).round(2).tolist()
     [0.5, 0.05]
     """
     a, b = 0.339, 5.510
@@ -189,8 +210,16 @@ class Detector:
         m = self.model
         self.signed = m.layout.signed
         self.site_tails = self._tails(m.ordinary)
-        fleet, self.share = self._together()
+        link = _autocorrelation(m.ordinary, m.ordinary_period, m.ordinary_site, m.days)
+        fleet, self.share = self._together(_whitened(m.ordinary, m.ordinary_period, m.ordinary_site, link))
         self.fleet_tails = self._tails(fleet)
+        periods = np.unique(m.ordinary_period)
+        self._link = np.stack((_autocorrelation(fleet, periods, np.zeros_like(periods), m.days), link))
+
+    @property
+    def resemblance(self) -> float:
+        """How much a period resembles the one before: the correlation that four fifths of the streams stay below."""
+        return float(np.quantile(self._link[1, self.model.active], 0.8)) if self.model.active.any() else 0.0
 
     def _tails(self, scores: F64) -> tuple[Tail, Tail]:
         use = scores[:, self.model.active & self.signed], scores[:, self.model.active & ~self.signed]
@@ -199,11 +228,11 @@ class Detector:
             Tail(use[1][~np.isnan(use[1])], self.model.days, two_sided=False),
         )
 
-    def _together(self) -> tuple[F64, F64]:
+    def _together(self, scores: F64) -> tuple[F64, F64]:
         """(fleet scores of the calibration periods, the share of variance that sites have in common, by stream)."""
         m = self.model
         days = np.unique(m.ordinary_period)
-        scores = np.clip(m.ordinary, -_CAP, _CAP)
+        scores = np.clip(scores, -_CAP, _CAP)
         total, squares, n = (np.zeros((len(days), m.layout.streams)) for _ in range(3))
         place = np.searchsorted(days, m.ordinary_period)
         np.add.at(total, place, np.nan_to_num(scores))
@@ -220,56 +249,95 @@ class Detector:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(n > 1, total / n / np.sqrt(share + (1 - share) / n), np.nan), share
 
-    def fleet(self, scores: F64) -> F64:
-        """The fleet's score [streams] of its sites' [n, streams], each capped; NaN for fewer than two sites."""
+    def fleet(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The fleet's score [streams] of its known sites' [n, streams], each capped; NaN for fewer than two sites."""
         clipped = np.clip(scores, -_CAP, _CAP)
         n = (~np.isnan(clipped)).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.nansum(clipped, axis=0) / n
-            return np.where(n > 1, mean / np.sqrt(self.share + (1 - self.share) / n), np.nan)
+            joined = np.where(n > 1, mean / np.sqrt(self.share + (1 - self.share) / n), np.nan)
+        return joined.astype(np.float32)
 
-    def normal(self, scores: F64, tails: tuple[Tail, Tail]) -> F64:
-        """Normal scores of standard ones [n, streams]; NaN stays NaN."""
-        made = np.full(scores.shape, np.nan)
+    def normal(self, scores: NDArray[np.float32], tails: tuple[Tail, Tail]) -> NDArray[np.float32]:
+        """Normal scores of standard ones [n, streams], 0 for NaN."""
+        scores = np.nan_to_num(scores)
+        made = np.empty(scores.shape, np.float32)
         for pick, tail in ((self.signed, tails[0]), (~self.signed, tails[1])):
             made[:, pick] = tail(scores[:, pick])
         return made
 
-    def step(self, state: State, sites: Sequence[str], scores: F64, limit: float) -> State:
+    def step(self, state: State, sites: Sequence[str], scores: F64, period: int, limit: float) -> State:
         """Take in one period: the scores [n, streams] of windows at `sites`, for alarms at evidence `limit`."""
         state = state.joined(sites)
         place = {name: i + 1 for i, name in enumerate(state.sites)}
         rows = np.array([0, *(place[name] for name in sites)])
-        memory = np.concatenate(([np.full(scores.shape[1], float(self.model.days))], self.model.memory(sites)))
-        both = np.concatenate((self.fleet(scores)[None], scores))
-        level, times = state.level[rows] / _MEMORY, state.times[rows]
+        stored, gap = state.scores[:, rows], period - state.last[rows]
+        memory = self.model.memory(sites).astype(np.float32)
+        own, kept = self._fresh(scores.astype(np.float32), stored[:, 1:], gap[1:], memory, self._link[1])
+        days = np.full((1, scores.shape[1]), max(self.model.days, 2), np.float32)
+        known = np.array([[name in self.model.index] for name in sites])
+        mean = self.fleet(np.where(known, own, np.float32(np.nan)))
+        all_of, kept_of_all = self._fresh(mean[None], stored[:, :1], gap[:1], days, self._link[0])
+        seen = ~np.isnan(np.concatenate((all_of, own))) & self.model.active
+        z = np.concatenate((self.normal(all_of, self.fleet_tails), self.normal(own, self.site_tails)))
+        bets = z[:, :, None] * _BETS
+        bets -= _COST
+        before = state.evidence[rows]
+        bets += _AHEAD.take(before)
+        most = np.log(limit * max(self.model.layout.streams * len(state.sites), 1)) + 1.0
+        np.clip(bets, np.float32(0), np.float32(min(float(_code(most)), 255.0)), out=bets)
+        codes = bets.astype(np.uint8)
+        evidence, scores_after, last = state.evidence.copy(), state.scores.copy(), state.last.copy()
+        evidence[rows] = np.where(seen[:, :, None], codes, before)
+        scores_after[:, rows] = np.where(seen, np.concatenate((kept_of_all, kept), axis=1), stored)
+        last[rows] = np.where(seen.any(axis=1), period, last[rows])
+        return replace(state, evidence=evidence, scores=scores_after, last=last, windows=state.windows + 1)
+
+    def _fresh(
+        self,
+        z: NDArray[np.float32],
+        stored: NDArray[np.int32],
+        gap: NDArray[np.int64],
+        memory: NDArray[np.float32],
+        correlation: F64,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """(what is new in scores [n, streams], NaN where there are none; the scores to store): without what the last
+        window foretold, and
+        against level and variance as far as they are known by now."""
+        times, total, squares, recent, last = stored * np.float32(1 / _UNIT)
+        link = np.where((times > 0) & (gap > 0)[:, None], correlation, 0.0)
+        link = (link ** np.maximum(gap, 1)[:, None]).astype(np.float32)
+        new = (z - link * last) / np.sqrt(1 - link**2)
+        times *= _UNIT
         known = memory + times
-        fresh = (both - np.where(self.signed, level / known, 0.0)) / np.sqrt(1 + 1 / known - 1 / np.maximum(memory, 1))
-        z = np.concatenate((self.normal(fresh[:1], self.fleet_tails), self.normal(fresh[1:], self.site_tails)))
-        seen = ~np.isnan(z) & self.model.active
-        z = np.where(seen, z, 0.0)
-        cap = np.log(limit * max(self.model.layout.streams * len(state.sites), 1)) + 1.0
-        evidence, after = state.evidence[rows], state.evidence.copy()
-        bets = z.astype(np.float32)[:, :, None] * _BETS - _BETS**2 / 2
-        grown = np.minimum(_AHEAD[evidence] + bets, np.float32(cap))
-        codes = np.clip(np.rint((grown - _FLOOR) * _STEP) + 1, 0, 255).astype(np.uint8)
-        after[rows] = np.where(seen[:, :, None], codes, evidence)
-        clipped = np.clip(np.where(seen, both, 0.0), -4.0, 4.0)
-        return replace(
-            state,
-            evidence=after,
-            level=_set(state.level, rows, state.level[rows] + np.rint(clipped * _MEMORY).astype(np.int64)),
-            times=_set(state.times, rows, times + seen),
-            recent=_set(state.recent, rows, _faded(state.recent[rows], clipped, seen)),
-            windows=state.windows + 1,
+        fresh = (new - total / known) / np.sqrt(1 - 1 / memory + 1 / known)
+        fresh /= np.sqrt((_PRIOR + squares) / (_PRIOR + times))
+        kept = (
+            (times + 1) / _UNIT,
+            total + np.clip(new, -4.0, 4.0),
+            squares + np.minimum(fresh**2, _CALM**2) / _CALM_SQUARE,
+            (1 - _FADE) * recent + _FADE * np.clip(fresh, -4.0, 4.0),
+            np.clip(z, -4.0, 4.0),
         )
+        return fresh, np.rint(np.nan_to_num(np.stack(kept)) * np.float32(_UNIT)).astype(np.int32)
 
     def evidence(self, state: State) -> tuple[F64, F64]:
         """(evidence, weight) of every stream, [rows, streams]: the sum of their product is what is held to the
         limit."""
         value = _VALUE[state.evidence]
-        up, down = value[:, :, :3].mean(axis=2), value[:, :, 3:].mean(axis=2)
-        return np.where(self.signed, (up + down) / 2, up), self.weights(len(state.sites))
+        up, down = value @ _UP, value @ _DOWN
+        return np.where(self.signed, (up + down) / 2, up).astype(np.float64), self.weights(len(state.sites))
+
+    def judged(self, state: State, limit: float) -> tuple[State, F64, F64]:
+        """(state, evidence, weights) once it is known whether there is an alarm. An alarm lasts until the evidence is
+        below half the limit; then all evidence begins anew, as the promise has it."""
+        evidence, weights = self.evidence(state)
+        value = float((evidence * weights).sum())
+        if value >= limit or (state.alarm and value >= limit / 2):
+            return replace(state, alarm=True), evidence, weights
+        if state.alarm:
+            return replace(state, alarm=False, evidence=np.zeros_like(state.evidence)), evidence, weights
+        return state, evidence, weights
 
     def weights(self, sites: int) -> F64:
         """Weights [1 + sites, streams], in all 1: half to the fleet's mean where there are at least two sites."""
@@ -285,18 +353,32 @@ class Detector:
         return np.asarray(row[:, None] * share)
 
 
-_BETS = np.concatenate((SIZES, -SIZES)).astype(np.float32)
+_UP, _DOWN = (np.array(x, np.float32) / 3 for x in ((1, 1, 1, 0, 0, 0), (0, 0, 0, 1, 1, 1)))
+_BETS = (np.concatenate((SIZES, -SIZES)) * _STEP).astype(np.float32)
+_COST = (np.concatenate((SIZES, SIZES)) ** 2 / 2 * _STEP).astype(np.float32)
 
 
-def _set(whole: NDArray[np.int64], rows: NDArray[np.intp], part: NDArray[np.int64]) -> NDArray[np.int64]:
-    made = whole.copy()
-    made[rows] = part
-    return made
+def _autocorrelation(scores: F64, period: NDArray[np.int64], site: NDArray[np.int64], days: int) -> F64:
+    """Correlation of each stream's scores with those of the period before, [streams]; 0 where it may be chance."""
+    order = np.lexsort((period, site))
+    x = np.nan_to_num(scores[order])
+    follows = (np.diff(period[order]) == 1) & (np.diff(site[order]) == 0)
+    both = (x[1:] * x[:-1])[follows].sum(axis=0)
+    power = np.maximum((x[1:] ** 2)[follows].sum(axis=0), 1e-12)
+    found = both / power
+    return np.where(found > 1.0 / np.sqrt(max(days, 1)), np.minimum(found + 4.0 / max(days, 8), 0.9), 0.0)
 
 
-def _faded(before: NDArray[np.int64], scores: F64, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    moved = np.rint((1 - _FADE) * before + _FADE * _RECENT * scores).astype(np.int64)
-    return np.where(seen, moved, before)
+def _whitened(scores: F64, period: NDArray[np.int64], site: NDArray[np.int64], link: F64) -> F64:
+    """Scores without what those of the period before, where there is one, foretell."""
+    order = np.lexsort((period, site))
+    x = scores[order]
+    follows = (np.diff(period[order]) == 1) & (np.diff(site[order]) == 0)
+    made = x.copy()
+    made[1:][follows] = ((x[1:] - link * np.nan_to_num(x[:-1])) / np.sqrt(1 - link**2))[follows]
+    back = np.empty_like(made)
+    back[order] = made
+    return back
 
 
 def named(evidence: F64, weights: F64, limit: float) -> NDArray[np.bool_]:

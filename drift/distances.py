@@ -37,8 +37,7 @@ def psi(p: NDArray[Any], q: NDArray[Any], floor: float = FLOOR) -> Floats:
     >>> round(float(psi(np.array([20, 80]), np.array([50, 50]))), 6)
     0.415888
     """
-    a, b = np.maximum(shares(p), floor), np.maximum(shares(q), floor)
-    return np.asarray(((a - b) * (np.log(a) - np.log(b))).sum(axis=-1))
+    return psi_of(shares(p), shares(q), floor)
 
 
 def js(p: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -49,11 +48,7 @@ def js(p: NDArray[Any], q: NDArray[Any]) -> Floats:
     >>> float(js(np.array([1, 0]), np.array([0, 1])))
     1.0
     """
-    a, b = shares(p), shares(q)
-    tiny = np.finfo(a.dtype).tiny
-    m = np.log((a + b) / 2 + tiny)
-    both = a * (np.log(a + tiny) - m) + b * (np.log(b + tiny) - m)
-    return np.asarray(np.sqrt(np.clip(both.sum(axis=-1) / (2 * np.log(2.0)), 0.0, 1.0)))
+    return js_of(shares(p), shares(q))
 
 
 def ks(p: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -117,8 +112,7 @@ def hellinger(p: NDArray[Any], q: NDArray[Any]) -> Floats:
     >>> float(hellinger(np.array([1, 0]), np.array([0, 1])))
     1.0
     """
-    gap = np.sqrt(shares(p)) - np.sqrt(shares(q))
-    return np.asarray(np.sqrt(np.minimum((gap * gap).sum(axis=-1) / 2, 1.0)))
+    return hellinger_of(shares(p), shares(q))
 
 
 def tv(p: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -127,8 +121,33 @@ def tv(p: NDArray[Any], q: NDArray[Any]) -> Floats:
     >>> float(tv(np.array([3, 1]), np.array([1, 3])))
     0.5
     """
-    return np.asarray(np.abs(shares(p) - shares(q)).sum(axis=-1) / 2)
+    return tv_of(shares(p), shares(q))
 
 
 def _gaps(p: NDArray[Any], q: NDArray[Any]) -> Floats:
     return np.asarray(np.cumsum(shares(p) - shares(q), axis=-1))
+
+
+def psi_of(a: Floats, b: Floats, floor: float = FLOOR) -> Floats:
+    """`psi` of shares."""
+    a, b = np.maximum(a, floor), np.maximum(b, floor)
+    return np.asarray(((a - b) * np.log(a / b)).sum(axis=-1))
+
+
+def js_of(a: Floats, b: Floats) -> Floats:
+    """`js` of shares."""
+    tiny = np.finfo(a.dtype).tiny
+    middle = np.log((a + b) / 2 + tiny)
+    both = a * (np.log(a + tiny) - middle) + b * (np.log(b + tiny) - middle)
+    return np.asarray(np.sqrt(np.clip(both.sum(axis=-1) / (2 * np.log(2.0)), 0.0, 1.0)))
+
+
+def hellinger_of(a: Floats, b: Floats) -> Floats:
+    """`hellinger` of shares."""
+    gap = np.sqrt(a) - np.sqrt(b)
+    return np.asarray(np.sqrt(np.minimum((gap * gap).sum(axis=-1) / 2, 1.0)))
+
+
+def tv_of(a: Floats, b: Floats) -> Floats:
+    """`tv` of shares."""
+    return np.asarray(np.abs(a - b).sum(axis=-1) / 2)

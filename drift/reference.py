@@ -141,7 +141,7 @@ class Reference:
     def version(self) -> str:
         return sha256(self.raw).hexdigest()[:16]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns)
 
@@ -173,11 +173,11 @@ class Reference:
         prior = (near[1] + overall) / (near[0] + 1.0)
         return np.asarray((counts[:, 1] + 5.0 * prior) / (n + 5.0))
 
-    def estimated(self, scores: NDArray[np.int64]) -> float:
-        """What the score counts [..., width] of a window say of the model before labels come: the expected AUC."""
+    def estimated(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """What score counts [..., width] say of the model before labels come: the expected AUC; NaN where unknown."""
         if np.isnan(self.rate).all():
-            return float("nan")
-        return float(performance.estimated_auc(scores[:-EXTRA], self.rate[:-EXTRA]))
+            return np.full(scores.shape[:-1], np.nan)
+        return performance.estimated_auc(scores[..., :-EXTRA], self.rate[:-EXTRA])
 
     def to_bytes(self) -> bytes:
         return self.raw

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +14,12 @@ from numpy.typing import NDArray
 
 from drift import performance
 from drift.bins import EXTRA, MISSING, UNSEEN
-from drift.compare import NAMES, compare
-from drift.detectors import State, detector, named
-from drift.reference import Reference
+from drift.compare import NAMES, by_group, compare, usual
+from drift.detectors import RECENT, State, detector, named
+from drift.performance import Outcomes
+from drift.reference import GROUPS, Reference
 from drift.sketch import OtherReference
-from drift.streams import model
+from drift.streams import WEEK, Layout, model
 from drift.windows import Window
 
 Kind = Literal[
@@ -28,6 +31,7 @@ KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
 """Kinds under the false-alarm promise; all others are rules, counted apart."""
 
 _SMALL_FLEET = 8
+_LEAST_PERIODS = 14
 _AT_ONCE = 8
 
 
@@ -163,18 +167,18 @@ def assess(
         raise OtherReference(reference.version, state.reference)
     before = state if state is not None else State.new(reference)
     after = before.joined([*limits.cohorts, *(w.site for w in whole)])
+    groups = _grouped(reference, whole)
     for period in sorted({w.start for w in whole}):
-        after = _step(reference, [w for w in whole if w.start == period], after, limits)
+        index = [i for i, w in enumerate(whole) if w.start == period]
+        after = _step(reference, [whole[i] for i in index], groups[index], after, limits)
     by_site: dict[str, list[Window]] = defaultdict(list)
     for w in whole:
         by_site[w.site].append(w)
     after = _seen(after, whole)
-    evidence, weights = detector(reference).evidence(after)
-    value = float((evidence * weights).sum())
     limit = limits.evidence
-    alarm = value >= (0.5 * limit if after.alarm else limit)
-    after = replace(after, alarm=alarm)
-    drifted = _statistical(reference, after, evidence, weights, value, limits) if alarm else ()
+    after, evidence, weights = detector(reference).judged(after, limit)
+    value = float((evidence * weights).sum())
+    drifted = _statistical(reference, after, evidence, weights, value, limits) if after.alarm else ()
     findings = (*drifted, *_quality(reference, by_site, limits), *_silent(after, whole, limits))
     coverage = _coverage(reference, limits)
     report = Report(
@@ -187,8 +191,8 @@ def assess(
         value,
         limit,
         coverage,
-        _heatmap(reference, by_site, limits),
-        tuple(_performance(reference, site, by_site[site]) for site in sorted(by_site)),
+        _heatmap(reference, whole, groups, limits),
+        _performance(reference, by_site),
         _reason(findings, value, limit, whole, coverage),
     )
     return report, after
@@ -204,18 +208,30 @@ def _merged(reference: Reference, windows: Sequence[Window]) -> list[Window]:
     return [whole[k] for k in sorted(whole)]
 
 
-def _step(reference: Reference, windows: Sequence[Window], state: State, limits: Limits) -> State:
+def _grouped(reference: Reference, windows: Sequence[Window]) -> NDArray[np.float32]:
+    """The counts of every window by group, [n, C, GROUPS]."""
+    parts = [
+        by_group(np.array([w.sketch.counts for w in windows[i : i + _AT_ONCE]]), reference)
+        for i in range(0, len(windows), _AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, len(reference.columns), GROUPS), np.float32)
+
+
+def _step(
+    reference: Reference, windows: Sequence[Window], groups: NDArray[np.float32], state: State, limits: Limits
+) -> State:
     m = model(reference)
     sites = [w.site for w in windows]
-    groups = m.groups(np.array([w.sketch.counts for w in windows]))
     outcomes = [w.outcomes for w in windows]
-    sums = m.sums(groups, m.by_group(outcomes), np.array([o.sums for o in outcomes], np.float64))
-    scores = m.scores(sums, sites, windows[0].start // reference.seconds)
+    labels = m.by_group(np.array([o.counts for o in outcomes]))
+    sums = m.sums(groups, labels, np.array([o.sums for o in outcomes], np.float64))
+    period = windows[0].start // reference.seconds
+    scores = m.scores(sums, sites, period)
     few = np.array([w.rows < limits.minimum_rows for w in windows])
     scores[few, :-3] = np.nan
     few = np.array([o.labels < limits.minimum_rows for o in outcomes])
     scores[few, -3:] = np.nan
-    return detector(reference).step(state, sites, scores, limits.evidence)
+    return detector(reference).step(state, sites, scores, period, limits.evidence)
 
 
 def _seen(state: State, windows: Sequence[Window]) -> State:
@@ -239,7 +255,7 @@ def _statistical(
         mine = hit & (layout.kinds == k)
         if not mine.any():
             continue
-        sites = _moved(state, mine, layout.signed)
+        sites = _moved(state, mine, evidence * weights, layout)
         streams = np.flatnonzero(mine.any(axis=0))
         strength = (evidence * weights)[:, streams].sum(axis=0)
         ranked = [int(streams[i]) for i in np.argsort(-strength, kind="stable")]
@@ -256,21 +272,23 @@ def _statistical(
     return tuple(made)
 
 
-def _moved(state: State, hit: NDArray[np.bool_], signed: NDArray[np.bool_]) -> tuple[str, ...]:
-    """The sites that moved: named by their own evidence, or leaning the way in which the fleet's mean was named.
-
-    Of many sites half lean either way by chance, so as many are taken off as lean against.
-    """
-    moved = dict.fromkeys(np.flatnonzero(hit[1:].any(axis=1)).tolist())
+def _moved(state: State, hit: NDArray[np.bool_], part: NDArray[np.float64], layout: Layout) -> tuple[str, ...]:
+    """The sites that moved: named by their own evidence; and where the fleet's mean says more than they do, those that
+    lean its way. Of many sites half lean either way by chance, so as many are taken off as lean against,
+    and as many again as chance alone may add."""
+    moved = set(np.flatnonzero(hit[1:].any(axis=1)).tolist())
+    columns = np.array([layout.column(s) for s in range(layout.streams)])
     for stream in np.flatnonzero(hit[0]).tolist():
-        recent = state.recent[1:, stream].astype(float) * (np.sign(state.recent[0, stream]) or 1.0)
+        same = columns == columns[stream]
+        if (part[1:, same] * hit[1:, same]).sum() > part[0, same].sum():
+            continue
+        recent = state.scores[RECENT, 1:, stream] * (np.sign(state.scores[RECENT, 0, stream]) or 1)
         order = np.argsort(-recent, kind="stable")
         if len(recent) >= _SMALL_FLEET:
-            count = int(np.count_nonzero(recent > 0)) - int(np.count_nonzero(recent < 0))
-            lean = order[: max(count, 0)]
+            count = np.count_nonzero(recent > 0) - np.count_nonzero(recent < 0) - np.sqrt(len(recent))
+            moved.update(order[: max(int(count), 0)].tolist())
         else:
-            lean = order[recent[order] >= max(float(recent.max()) / 3, 1.0)]
-        moved.update(dict.fromkeys(lean.tolist()))
+            moved.update(order[recent[order] >= max(recent.max() / 2, 1)].tolist())
     return tuple(sorted(state.sites[i] for i in moved))
 
 
@@ -299,15 +317,14 @@ def _quality(reference: Reference, by_site: Mapping[str, list[Window]], limits: 
     enough = [s for s in sorted(by_site) if sum(w.rows for w in by_site[s]) >= limits.quality_rows]
     made: list[Finding] = []
     if enough:
-        counts = np.array([sum(w.sketch.counts for w in by_site[s]) for s in enough])
+        counts = np.array([_total(by_site[s])[:, [UNSEEN, MISSING]] for s in enough])
         outside = np.array([sum(w.outside for w in by_site[s]) for s in enough])
-        rows = counts.sum(axis=2)
-        base = _base(reference, enough)
-        usual = base[:, :, MISSING] / np.maximum(base.sum(axis=2), 1)
+        rows = np.array([sum(w.rows for w in by_site[s]) for s in enough])[:, None]
+        ordinary = _usually_missing(reference, enough)
         rules: tuple[tuple[Kind, Any, float, str], ...] = (
-            ("missing", counts[:, :, MISSING] / rows - usual, limits.missing, "more missing than in training"),
+            ("missing", counts[:, :, 1] / rows - ordinary, limits.missing, "more missing than in training"),
             ("range", outside / rows, limits.range, "out of the plausible range"),
-            ("unseen", counts[:, :, UNSEEN] / rows, limits.unseen, "in categories that training never saw"),
+            ("unseen", counts[:, :, 0] / rows, limits.unseen, "in categories that training never saw"),
         )
         for kind, share, limit, words in rules:
             made += _broken(kind, share, limit, words, enough, reference.names, by_site, limits)
@@ -338,7 +355,8 @@ def _broken(
 def _refused(by_site: Mapping[str, list[Window]], limits: Limits) -> Iterable[Finding]:
     refused: dict[str, dict[str, float]] = defaultdict(dict)
     schemas: dict[str, dict[str, int]] = defaultdict(dict)
-    for site, windows in sorted(by_site.items()):
+    told = {s: windows for s, windows in by_site.items() if any(w.refused or w.schemas for w in windows)}
+    for site, windows in sorted(told.items()):
         rows = sum(w.rows for w in windows)
         for name, n in sum((Counter(w.refused) for w in windows), Counter()).items():
             if n / (rows + n) > limits.refused and rows + n >= limits.quality_rows:
@@ -375,47 +393,87 @@ def _silent(state: State, windows: Sequence[Window], limits: Limits) -> Iterable
         yield Finding("silence", False, scope, sites, (), value, limit, reason, cohorts)
 
 
-def _base(reference: Reference, sites: Sequence[str]) -> NDArray[np.int64]:
-    """Each site's own reference counts; those of all sites for one that training did not know."""
-    index = {name: i for i, name in enumerate(reference.sites)}
-    return np.array([reference.counts[index[s]] if s in index else reference.pooled for s in sites])
+def _usually_missing(reference: Reference, sites: Sequence[str]) -> NDArray[np.float64]:
+    """The share of missing values in each site's reference rows, [sites, C]."""
+    m = model(reference)
+    index = np.array([m.index.get(s, len(m.index)) for s in sites])
+    missing = np.concatenate((m.groups[:, :, -1], m.groups[:, :, -1].sum(axis=0)[None]))[index]
+    rows = np.concatenate((m.groups[:, 0].sum(axis=1), [m.groups[:, 0].sum()]))[index]
+    return np.asarray(missing / np.maximum(rows, 1)[:, None])
 
 
-def _heatmap(reference: Reference, by_site: Mapping[str, list[Window]], limits: Limits) -> Heatmap:
-    sites = tuple(sorted(by_site))
+def _heatmap(reference: Reference, windows: Sequence[Window], groups: NDArray[np.float32], limits: Limits) -> Heatmap:
+    index: dict[str, list[int]] = defaultdict(list)
+    for i, w in enumerate(windows):
+        index[w.site].append(i)
+    sites = tuple(sorted(index))
     values = {n: np.full((len(sites), len(reference.columns)), np.nan) for n in NAMES}
-    enough = [i for i, s in enumerate(sites) if sum(w.rows for w in by_site[s]) >= limits.minimum_rows]
+    enough = [i for i, s in enumerate(sites) if sum(windows[k].rows for k in index[s]) >= limits.minimum_rows]
+    base, known = usual(reference), {s: i for i, s in enumerate(reference.sites)}
     for part in (enough[i : i + _AT_ONCE] for i in range(0, len(enough), _AT_ONCE)):
         names = [sites[i] for i in part]
-        now = np.array([sum(w.sketch.counts for w in by_site[s]) for s in names])
-        for name, found in compare(now, _base(reference, names), reference).items():
+        now = np.array([_total([windows[k] for k in index[s]]) for s in names])
+        grouped = np.array([groups[index[s]].sum(axis=0) for s in names])
+        held = base.take(np.array([known.get(s, len(known)) for s in names]))
+        for name, found in compare(now, grouped, held, reference).items():
             values[name][part] = found
     return Heatmap(sites, reference.names, values)
 
 
-def _performance(reference: Reference, site: str, windows: Sequence[Window]) -> Performance:
+def _total(windows: Sequence[Window]) -> NDArray[np.int64]:
+    counts = windows[0].sketch.counts
+    for w in windows[1:]:
+        counts = counts + w.sketch.counts
+    return counts
+
+
+@lru_cache(maxsize=8)
+def _expected(reference: Reference) -> dict[str, float]:
+    """How the model does on each site's own reference rows; by "" on those of all."""
+    known = dict(zip(("", *reference.sites), (reference.expected, *reference.outcomes), strict=True))
+    return dict(zip(known, _realised(reference, list(known.values())).tolist(), strict=True))
+
+
+def _realised(reference: Reference, outcomes: Sequence[Outcomes]) -> NDArray[np.float64]:
+    if reference.schema.task == "binary":
+        return performance.auc(np.array([o.counts for o in outcomes])[:, :-EXTRA])
+    return np.array([performance.rmse(o, reference.unit) for o in outcomes])
+
+
+def _performance(reference: Reference, by_site: Mapping[str, list[Window]]) -> tuple[Performance, ...]:
+    if not by_site:
+        return ()
     task, unit = reference.schema.task, reference.unit
-    now = performance.total([w.outcomes for w in windows], reference.width)
-    index = dict(zip(reference.sites, reference.outcomes, strict=True))
-    usual = index.get(site) or reference.expected
-    scores = np.asarray(sum(w.sketch.counts[-1] for w in windows))
-    if task == "binary":
-        realised, expected = (float(performance.auc(o.counts[:-EXTRA])) for o in (now, usual))
-        estimated, loss = reference.estimated(scores), performance.log_loss(now)
-    else:
-        realised, expected = performance.rmse(now, unit), performance.rmse(usual, unit)
-        estimated = loss = float("nan")
-    metric = "auc" if task == "binary" else "rmse"
-    mean = performance.label_mean(now, task, unit)
-    return Performance(site, metric, now.labels, realised, expected, estimated, loss, mean)
+    metric, sites = ("auc" if task == "binary" else "rmse"), sorted(by_site)
+    now = [reduce(add, (w.outcomes for w in by_site[s])) for s in sites]
+    realised, expected = _realised(reference, now), _expected(reference)
+    estimated = reference.estimated(np.array([_total(by_site[s])[-1] for s in sites]))
+    return tuple(
+        Performance(
+            site,
+            metric,
+            o.labels,
+            float(realised[i]),
+            expected.get(site, expected[""]),
+            float(estimated[i]),
+            performance.log_loss(o) if task == "binary" else float("nan"),
+            performance.label_mean(o, task, unit),
+        )
+        for i, (site, o) in enumerate(zip(sites, now, strict=True))
+    )
 
 
 def _coverage(reference: Reference, limits: Limits) -> Coverage:
-    """What the calibration can carry."""
-    asked, days = limits.evidence, model(reference).days
-    kept = asked if days >= 14 else 0.0
-    why = f"{days} calibration windows of each site"
-    return Coverage(asked, kept, why)
+    """What the calibration can carry, as simulations showed it (docs/drift.md): 25 windows between false alarms for
+    each calibration period, far fewer where a period resembles the one before, nothing below 14 periods."""
+    m, link = model(reference), detector(reference).resemblance
+    kept = 25.0 * m.days * ((1 - link) / (1 + link)) ** 3 if m.days >= _LEAST_PERIODS else 0.0
+    why = [f"{m.days} calibration periods carry one false alarm in {kept:.0f} windows"]
+    if link > 0:
+        why.append(f"a period resembles the one before (correlation {link:.2f})")
+    if m.phases == 1 and limits.window_seconds < WEEK:
+        why.append("the season of the week is not covered: not every place in it was seen four times")
+    return Coverage(limits.evidence, min(limits.evidence, kept), "; ".join(why))
 
 
 def _reason(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class Sketch:
         n = len(bins.columns)
         return cls(bins.version, *(np.zeros(s, np.int64) for s in ((n, bins.width), (n, 2), (n,))))
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return int(self.counts[0].sum())
 

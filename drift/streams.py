@@ -7,6 +7,7 @@ calibration windows show. A change of traffic alone therefore moves no score.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drift.compare import by_group
 from drift.performance import FIXED, Outcomes
 from drift.reference import GROUPS, Reference
 
@@ -93,30 +95,27 @@ class Model:
         self.reference = reference
         self.layout = Layout(len(reference.columns))
         self.index = {name: i for i, name in enumerate(reference.sites)}
-        self._one_hot = (reference.groupings[:, :, None] == np.arange(GROUPS)).astype(np.float32)
-        self._ranks = _rank_scores(reference, self.groups(reference.pooled[None])[0])
-        by_site = self.by_group(reference.outcomes)
+        self.groups = np.concatenate(
+            [by_group(reference.counts[i : i + 64], reference) for i in range(0, len(reference.counts), 64)]
+        )
+        pooled = self.groups.sum(axis=0)
+        self._ranks = _rank_scores(reference, pooled)
+        self._keep, self._left = _without_ranks(self._ranks, pooled)
+        by_site = self.by_group(np.array([o.counts for o in reference.outcomes]))
         self._rate, self._slope = _calibration_map(by_site.sum(axis=0))
         cal = reference.calibration
         site, self._period = cal.site, cal.start // reference.seconds
         self.days = len(np.unique(self._period))
         self.phases = _phases(self._period, reference.seconds)
-        base = self.sums(self.groups(reference.counts), by_site, _sums(reference.outcomes))
+        base = self.sums(self.groups, by_site, _sums(reference.outcomes))
         windows = self.sums(cal.groups.astype(np.float32), cal.outcomes.astype(np.float64), cal.sums)
+        self._by_phase: dict[int, tuple[NDArray[np.float32], ...]] = {}
         self._fit(base, windows, site)
 
-    def groups(self, counts: NDArray[Any]) -> NDArray[np.float32]:
-        """Counts [n, C, width] by group, [n, C, GROUPS]."""
-        shaped = counts.astype(np.float32).transpose(1, 0, 2)
-        return np.asarray(np.matmul(shaped, self._one_hot).transpose(1, 0, 2))
-
-    def by_group(self, outcomes: Sequence[Outcomes]) -> F64:
-        """Outcomes by group of the score's bins, [n, GROUPS, 2]."""
-        made = np.zeros((len(outcomes), GROUPS, 2))
-        for i, o in enumerate(outcomes):
-            if o.labels:
-                np.add.at(made[i], self.reference.groupings[-1], o.counts)
-        return made
+    def by_group(self, outcomes: NDArray[Any]) -> F64:
+        """Outcomes [n, width, 2] by group of the score's bins, [n, GROUPS, 2]."""
+        hot = (self.reference.groupings[-1][:, None] == np.arange(GROUPS)).astype(np.float64)
+        return np.asarray(np.einsum("nwl,wg->ngl", outcomes.astype(np.float64), hot, optimize=True))
 
     def sums(self, groups: NDArray[np.float32], outcomes: F64, sums: F64) -> Sums:
         """The scalars of windows: from counts [n, C, GROUPS], outcomes [n, GROUPS, 2] and outcome sums [n, 4]."""
@@ -171,6 +170,7 @@ class Model:
         self.season = np.zeros((len(base.total), self.phases, scalars))
         if self.phases > 1:
             gap -= self._fit_season(gap, site, self._period % self.phases)
+        self._project(gap)
         excess = np.nan_to_num(gap**2 - noise)
         fleet = np.maximum(excess.sum(axis=0) / np.maximum(usable.sum(axis=0), 1), 0.0)
         own, times = np.zeros_like(base.total), np.zeros_like(base.total)
@@ -181,11 +181,12 @@ class Model:
         self.strange = fleet + between
         self._center, self._width = np.zeros(self.layout.columns), np.ones(self.layout.columns)
         scores = gap / np.sqrt(np.maximum(noise + self.daily[site], 1e-12))
-        raw = self._shape(scores)
-        if len(raw):
-            with np.errstate(invalid="ignore"):
-                self._center, self._width = _moments(raw)
-        self.ordinary, self.ordinary_period = self._streams(scores), self._period
+        if len(site):
+            self._center, self._width = _moments(self._shape(scores))
+        c = self.layout.columns
+        span = np.concatenate((self.span[:, : 2 * c], self.span[:, :c], self.span[:, -3:]), axis=1)
+        self._memory = np.maximum(np.concatenate((span, np.zeros((1, span.shape[1])))), 2.0)
+        self.ordinary, self.ordinary_period, self.ordinary_site = self._streams(scores), self._period, site
         ranked = np.abs(self._ranks).max(axis=1) > 0
         enough = ~np.isnan(self.ordinary[:, -3:]).all(axis=0) if len(site) else np.zeros(3, np.bool_)
         self.active = np.concatenate((ranked[:, 0], ranked[:, 1], np.ones(self.layout.columns, np.bool_), enough))
@@ -196,8 +197,15 @@ class Model:
         variance = np.maximum(base.square / count - self.level**2, 0.0)
         c = self.layout.columns
         share = (base.total[:, 2 * c : -3] + 0.5) / (count[:, 2 * c : -3] + 1.0)
-        variance[:, 2 * c : -3] = share * (1 - share)
+        variance[:, 2 * c : -3] = share * np.maximum(1 - share * self._left, 0.1)
         return np.maximum(variance, 1e-6)
+
+    def _project(self, gap: NDArray[Any]) -> None:
+        """Leave of the shares what location and spread do not say already, in place."""
+        c = self.layout.columns
+        shares = gap[:, 2 * c : -3].reshape(len(gap), c, GROUPS).transpose(1, 0, 2)
+        left = np.matmul(shares, self._keep.astype(gap.dtype))
+        gap[:, 2 * c : -3] = left.transpose(1, 0, 2).reshape(len(gap), c * GROUPS)
 
     def _grain(self, n: F64) -> F64:
         """A single row of a rare group is no evidence: shares carry one more row's worth of deviation."""
@@ -226,35 +234,53 @@ class Model:
         """Streams [n, streams] of one period's windows, at the sites named; NaN where there is no evidence. Ordinary
         ones have mean 0 and variance 1; the level's own uncertainty is left to the detector (see `memory`)."""
         index = np.array([self.index.get(name, -1) for name in sites])
-        known = (index >= 0)[:, None]
-        level = np.where(known, self.level[index] + self.season[index, period % self.phases], self.level.mean(axis=0))
-        spread = np.where(known, self.spread[index], self.spread.mean(axis=0))
-        daily = np.where(known, self.daily[index], self.strange)
-        n = np.maximum(sums.count, 1.0)
-        noise = spread * (1 / n + np.where(known, 1 / self.rows[index], 0.0)) + self._grain(n)
-        with np.errstate(invalid="ignore"):
-            gap = np.where(sums.count >= _LEAST, sums.total / n - level, np.nan)
-            standard = np.asarray(gap / np.sqrt(np.maximum(noise + daily, 1e-12)))
-        return self._streams(standard)
+        level, spread, floor = (_rows(a, index) for a in self._ordinary(period % self.phases))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.float32(1) / np.asarray(sums.count, np.float32)
+            gap = np.asarray(sums.total, np.float32) * share
+            gap -= level
+            self._project(gap)
+            variance = spread * share
+            variance += floor
+            c = self.layout.columns
+            variance[:, 2 * c : -3] += share[:, 2 * c : -3] ** 2
+            gap /= np.sqrt(variance, out=variance)
+        gap[sums.count < _LEAST] = np.nan
+        return self._streams(gap)
+
+    def _ordinary(self, phase: int) -> tuple[NDArray[np.float32], ...]:
+        """(level, variance of a row, variance that no traffic lowers) [sites + 1, J]; the last row is for sites that
+        training did not know."""
+        if phase not in self._by_phase:
+            season = self.season[:, phase]
+            rows = (
+                (self.level + season, (self.level + season).mean(axis=0)),
+                (self.spread, self.spread.mean(axis=0)),
+                (np.maximum(self.spread / self.rows + self.daily, 1e-12), np.maximum(self.strange, 1e-12)),
+            )
+            self._by_phase[phase] = tuple(np.concatenate((a, b[None])).astype(np.float32) for a, b in rows)
+        return self._by_phase[phase]
 
     def memory(self, sites: Sequence[str]) -> F64:
         """How many windows a site's level rests on, [n, streams]: about 2 for a site that training did not know."""
-        c = self.layout.columns
         index = np.array([self.index.get(name, -1) for name in sites])
-        span = np.where((index >= 0)[:, None], self.span[index], 0.0)
-        return np.asarray(np.maximum(np.concatenate((span[:, : 2 * c], span[:, :c], span[:, -3:]), axis=1), 2.0))
+        return _rows(self._memory, index)
 
     def _shape(self, scores: F64) -> F64:
         """How far all group shares of a column lie from ordinary, before it is standardised, [n, C]."""
         c = self.layout.columns
-        squares = np.nan_to_num(scores[:, 2 * c : -3]) ** 2
-        return np.asarray(np.cbrt(squares.reshape(len(scores), c, GROUPS).sum(axis=2)))
+        shares = np.ascontiguousarray(scores[:, 2 * c : -3]).reshape(len(scores), c, GROUPS)
+        return np.asarray(np.cbrt(np.einsum("ncg,ncg->nc", shares, shares)))
 
     def _streams(self, scores: F64) -> F64:
         c = self.layout.columns
-        seen = ~np.isnan(scores[:, 2 * c : -3 : GROUPS])
-        shape = np.where(seen, (self._shape(scores) - self._center) / self._width, np.nan)
+        shape = (self._shape(scores) - self._center) / self._width
         return np.concatenate((scores[:, : 2 * c], shape, scores[:, -3:]), axis=1)
+
+
+def _rows(a: NDArray[Any], index: NDArray[np.intp]) -> NDArray[Any]:
+    """The rows of `a` by index, without a copy where they are its first ones."""
+    return a[: len(index)] if np.array_equal(index, np.arange(len(index))) else a[index]
 
 
 @lru_cache(maxsize=8)
@@ -268,7 +294,10 @@ def _sums(outcomes: Sequence[Outcomes]) -> F64:
 
 
 def _moments(raw: F64) -> tuple[F64, F64]:
-    return raw.mean(axis=0), np.maximum(raw.std(axis=0), 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        center, width = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+    return np.nan_to_num(center), np.maximum(np.nan_to_num(width, nan=1.0), 0.05)
 
 
 def _rank_scores(reference: Reference, pooled: NDArray[np.float32]) -> F64:
@@ -287,6 +316,18 @@ def _rank_scores(reference: Reference, pooled: NDArray[np.float32]) -> F64:
         if float((q * second**2).sum()) > 1e-9:
             made[i, :, 1] = _standard(second, q)
     return made
+
+
+def _without_ranks(ranks: F64, pooled: NDArray[np.float32]) -> tuple[F64, F64]:
+    """(what takes the ranks' part out of a row of shares [C, GROUPS, GROUPS], by how much that lowers the variance of
+    each share: q (1 - q x) for the x here [C * GROUPS])."""
+    c = len(ranks)
+    q = pooled[:, :_VALUES] / np.maximum(pooled[:, :_VALUES].sum(axis=1, keepdims=True), 1)
+    keep = np.tile(np.eye(GROUPS), (c, 1, 1))
+    keep[:, :_VALUES, :_VALUES] -= np.einsum("cgk,chk,ch->cgh", ranks, ranks, q)
+    left = np.ones((c, GROUPS))
+    left[:, :_VALUES] += (ranks**2).sum(axis=2)
+    return keep, left.reshape(-1)
 
 
 def _standard(x: F64, q: F64) -> F64:

@@ -228,12 +228,12 @@ def test_damaged_bytes_are_a_value_error_and_nothing_else(noise: bytes, place: i
     good = pack(fold(a_batch(some_rows(5, 20)), REFERENCE, DAY).values())
     i = place % len(good)
     for bad in (noise, good[:i], good[:i] + bytes([good[i] ^ 0x55]) + good[i + 1 :], good[:4] + zlib.compress(noise)):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             unpack(bad)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_large() -> None:
-    bomb = b"DLW1" + zlib.compress(b"\0" * (100 << 20))
+    bomb = b"DLW1" + zlib.compress(b"\0" * ((64 << 20) + 1))
     with pytest.raises(ValueError, match="over"):
         unpack(bomb)
 

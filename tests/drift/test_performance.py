@@ -92,7 +92,9 @@ def test_a_label_that_contradicts_the_first_is_a_conflict_and_changes_nothing() 
 def test_labels_of_other_predictions_and_labels_that_are_no_number_match_nothing() -> None:
     rows, _ = scored(3, seed=5)
     record = Predictions.of(rows, BINARY, DAY)
-    after, found, matched = record.settle(Labels(["other", rows.ids[0]], np.zeros(2, np.int64), np.array([1.0, np.nan])))
+    after, found, matched = record.settle(
+        Labels(["other", rows.ids[0]], np.zeros(2, np.int64), np.array([1.0, np.nan]))
+    )
     assert (found, matched.tolist()) == ({}, [False, False])
     assert not after.settled
     empty = Predictions.of(Rows([], np.zeros(0, np.int64), np.zeros(0), {"x": np.zeros(0)}), BINARY, DAY)

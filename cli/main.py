@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except DriftloopError as e:
-        print(f"driftloop: {e}" if len(str(e).splitlines()) == 1 else e, file=sys.stderr)
+        print(e if "problems" in e.fields else f"driftloop: {e}", file=sys.stderr)
         return 2 if isinstance(e, Refused) else 1
     except BrokenPipeError:  # whoever read along has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -58,7 +58,7 @@ def usable() -> bool:
 
 
 def create() -> None:
-    """A new .venv; `driftloop` and `import drift` work from any folder. The launcher comes last: it says all is there."""
+    """A new .venv; `driftloop` and `import drift` work from any folder. The launcher comes last: all is there."""
     say(f"making .venv with Python {sys.version.split()[0]}")
     if VENV.exists():
         shutil.rmtree(VENV)

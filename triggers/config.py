@@ -619,10 +619,8 @@ def _key_problems(keys: Sequence[Key], at: Path, owners: dict[bytes, Path]) -> _
         except ValueError:
             raw = b""
         if len(raw) != 32:
-            yield (
-                (*at, i, "public"),
-                f"{key.public[:60]!r}; expected the base64 of the 32 bytes of an Ed25519 public key",
-            )
+            wanted = "expected the 32 bytes of an Ed25519 public key in base64"
+            yield (*at, i, "public"), f"{key.public[:60]!r}; {wanted}"
         elif owners.setdefault(raw, at) != at:
             yield (*at, i, "public"), "another site's key, too; expected a key of its own for each site"
         if key.not_before and key.not_after and key.not_before >= key.not_after:

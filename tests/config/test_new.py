@@ -1,0 +1,218 @@
+# ruff: noqa: E501 - tables of cases, a line each
+"""`driftloop new`: a table in, a loop that runs as it is out; and the command's own manners."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from cli import guess, tables
+from cli.main import main
+from triggers.config import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+N = 4000
+
+
+def a_table(**more: Any) -> pa.Table:
+    """200 days of two plants."""
+    random = np.random.default_rng(1)
+    at = (np.datetime64("2025-01-01T00:00:00") + np.sort(random.integers(0, 200 * 86400, N))).astype("datetime64[s]")
+    columns = {
+        "measured_at": at,
+        "plant": random.choice(["north", "no"], N, p=[0.7, 0.3]),
+        "temp °C": np.where(random.random(N) < 0.1, np.nan, random.normal(20, 5, N)),
+        "grade": random.choice(["a", "b", "c"], N),
+        "score": random.uniform(0, 1, N),
+        "err_code": random.integers(1, 9, N),
+        "note": [f"free text {i}" for i in range(N)],
+        "row": np.arange(N),
+        "fixed": np.ones(N),
+        "defective": random.integers(0, 2, N),
+    }
+    return pa.table({k: pa.array(v) for k, v in (columns | more).items() if v is not None})
+
+
+@pytest.fixture
+def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Write a table, run `driftloop new`, and give what it guessed, or what it refused with."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(table: pa.Table, *options: str, name: str = "rows.csv") -> Any:
+        (csv.write_csv if name.endswith(".csv") else parquet.write_table)(table, tmp_path / name)
+        status = main(["new", "mine", "--data", name, "--json", *options])
+        out, err = capsys.readouterr()
+        if status:
+            assert status == 2
+            return err.strip()
+        loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+        assert len(tables.load(tmp_path / name, loop)) > 0
+        return {c["column"]: c["as"] for c in json.loads(out)["columns"]}
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_columns_are_guessed_and_the_loop_runs_as_it_is(new: Any, name: str, tmp_path: Path) -> None:
+    assert new(a_table(), name=name) == {
+        "measured_at": "timestamp",
+        "plant": "site",
+        "defective": "label",
+        "score": "prediction",
+        "temp °C": "number",
+        "grade": "category",
+        "err_code": "category",
+        "note": "left out",
+        "row": "left out",
+        "fixed": "left out",
+    }
+    loop, fleet = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert (loop.task, loop.gates.metric, loop.rollout.rings) == ("binary", "auc", ("first", "rest"))
+    assert [(s.name, s.ring) for s in fleet.sites] == [("no", "first"), ("north", "rest")]
+    assert "left out: note: nearly every row has its own" in (tmp_path / "mine" / "loop.yaml").read_text("utf-8")
+
+
+def test_ranges_hold_what_is_there_and_some_more(new: Any, tmp_path: Path) -> None:
+    new(a_table())
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    low, high = next(f.range for f in loop.schema.features if f.name == "temp °C")
+    assert low is not None
+    assert high is not None
+    assert low < 5 < 35 < high < 100
+
+
+def test_options_overrule_the_guess(new: Any, tmp_path: Path) -> None:
+    options = ["--label", "temp °C", "--site", "grade", "--id", "row", "--prediction", "err_code"]
+    found = new(a_table().drop_columns(["score"]).filter(~np.isnan(a_table()["temp °C"])), *options)
+    assert [c for c, what in found.items() if what in ("site", "id", "label", "prediction")] == [
+        "grade",
+        "row",
+        "temp °C",
+        "err_code",
+    ]
+    loop, fleet = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert (loop.task, loop.gates.metric, len(fleet.sites)) == ("regression", "rmse", 3)
+
+
+def test_without_a_site_there_is_one(new: Any, tmp_path: Path) -> None:
+    new(a_table(plant=None))
+    assert "- name: main" in (tmp_path / "mine" / "fleet.yaml").read_text("utf-8")
+
+
+def test_seconds_since_1970_are_a_time(new: Any) -> None:
+    seconds = np.sort(np.random.default_rng(2).integers(1_700_000_000, 1_710_000_000, N))
+    assert new(a_table(measured_at=seconds))["measured_at"] == "timestamp"
+
+
+def test_odd_names_are_quoted_and_reserved_ones_renamed(new: Any, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).normal(size=N)
+    odd = {name: values + i for i, name in enumerate(["at", "yes", "a: b #c", "'", "- x", "null", "[", "日本", "a\tb"])}
+    found = new(a_table(**odd, score=None), "--timestamp", "measured_at")
+    assert [found[name] for name in odd] == ["number"] * len(odd)
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert {f.column or f.name for f in loop.schema.features} >= set(odd)
+    assert "at_value" in [f.name for f in loop.schema.features]
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "said"),
+    [
+        ({"measured_at": None}, (), "no column holds times"),
+        ({"measured_at": ["31/12/2025"] * N}, (), "'measured_at' would be it by its name, but '31/12/2025' is not ISO 8601"),
+        ({}, ("--label", "grade"), "--label: 'grade' is text; expected 0 and 1, or numbers"),
+        ({"defective": np.resize([1, 2], N)}, ("--label", "defective"), "--label: 'defective' has 2 values from 1 to 2"),
+        ({}, ("--label", "nope"), "--label: no column 'nope'; there are measured_at, plant"),
+        ({}, ("--id", "grade"), "--id: 'grade' has values that come twice"),
+        ({"plant": np.resize(["a/b", "c"], N)}, (), "'a/b' has '/'; expected a name that may stand in an address"),
+        ({"measured_at": np.resize(np.datetime64("2025-01-01T00:00:00"), N)}, (), "all rows have one time"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_guessed_is_refused_with_what_to_do(new: Any, more: Any, options: Any, said: str) -> None:
+    assert said in new(a_table(**more), *options)
+
+
+def test_files_that_are_no_tables_are_refused(new: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"not parquet")
+    assert main(["new", "other", "--data", "x.parquet"]) == 2
+    assert main(["new", "other", "--data", "nowhere.csv"]) == 2
+    assert "the table has no rows" in new(a_table().slice(0, 0), name="rows.parquet")
+
+
+def test_nothing_is_written_over_unless_told(new: Any, tmp_path: Path) -> None:
+    new(a_table())
+    before = (tmp_path / "mine" / "loop.yaml").read_text("utf-8")
+    (tmp_path / "mine" / "loop.yaml").write_text("mine now")
+    assert "is there already; --force writes over it" in new(a_table())
+    assert (tmp_path / "mine" / "loop.yaml").read_text("utf-8") == "mine now"
+    new(a_table(), "--force")
+    assert (tmp_path / "mine" / "loop.yaml").read_text("utf-8") == before
+
+
+def test_a_person_sees_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    csv.write_csv(a_table(), "rows.csv")
+    assert main(["new", "mine", "--data", "rows.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "running number" in out
+    assert "driftloop replay --loop mine/loop.yaml --fleet mine/fleet.yaml --data rows.csv" in out
+
+
+def test_plausible_ranges_keep_their_sign_and_are_round() -> None:
+    column = guess.Column("x", "number", 10, 0, 10, False, -3.2, -0.1, (-3.0, -0.2))
+    assert guess.plausible(column) == (-4.4, 0.0)
+
+
+def driftloop(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "cli.main", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_help_names_the_commands_and_imports_none_of_them() -> None:
+    code = "import sys, cli.main\ntry: cli.main.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert "validate" in out
+    assert not {"numpy", "msgspec", "yaml", "rich", "cli.new", "cli.validate"} & set(out.splitlines()[-1].split())
+
+
+def test_wrong_usage_is_status_2_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text("loop: a b\nschema: {features: [{name: id}]}\n")
+    for words in ([], ["nope"], ["new", "mine"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+    assert main(["validate"]) == 2
+    ended = driftloop("validate", "--loop", str(tmp_path / "loop.yaml"))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines() == [f"{tmp_path}/loop.yaml:1: loop: 'a b'; expected text like delays or line-3"]
+
+
+def test_validate_says_problems_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop, fleet = tmp_path / "loop.yaml", tmp_path / "fleet.yaml"
+    loop.write_text("loop: a\nschema: {features: [{name: b}]}\ntraining: {script: train.py}\n")
+    fleet.write_text("sites: [{name: a}]\n")
+    words = ["validate", "--loop", str(loop), "--fleet", str(fleet), "--json"]
+    assert main(words) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["line"], problem["field"]) == (3, "training.script")
+    (tmp_path / "train.py").touch()
+    assert main(words) == 0
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    import tomllib
+
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"driftloop {project['version']}\n"

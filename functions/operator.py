@@ -18,26 +18,32 @@ WEB = Path(__file__).with_name("web")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
+class _BadQuery(Exception):
+    """What stands after the question mark is not what was expected."""
+
+
 def _read(view: Callable[[Ports], object]) -> func.HttpResponse:
     """What there is to see; errors become problems by the reaction that they ask for."""
     try:
         return answers.data(view(host.ports()))
+    except _BadQuery as problem:
+        return answers.problem(400, str(problem))
     except (Refused, Retry, Offline) as problem:
         return answers.problem(people.reaction(problem), str(problem))
 
 
 def _number(req: func.HttpRequest, name: str, default: int, most: int) -> int:
-    """A whole number of the query. Raises Refused."""
+    """A whole number of the query."""
     text = req.params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= most):
-        raise Refused(f"{name} is a whole number up to {most}, not {text[:40]!r}")
+        raise _BadQuery(f"{name} is a whole number up to {most}, not {text[:40]!r}")
     return int(text)
 
 
 def _metric(req: func.HttpRequest) -> str:
     metric = req.params.get("metric", "psi")
     if metric not in views.METRICS:
-        raise Refused(f"metric is one of {', '.join(views.METRICS)}")
+        raise _BadQuery(f"metric is one of {', '.join(views.METRICS)}")
     return metric
 
 

@@ -113,7 +113,7 @@ def approval(
         f"Approval of {run.id}",
         html("<h1>{}: a new model</h1><p class='sub'>Run <code>{}</code></p>", run.loop, run.id),
         _state(detail, asked, person, refused),
-        _section("What will happen", _what_will_happen(detail, asked)),
+        _section("What will happen" if asked.state == "open" else "What was asked", _what_will_happen(detail, asked)),
         _section("What the gate says", _verdict(asked)),
         _section("How the models compare", _evidence(detail.evidence)),
         _section("What drifted", _drifted(detail)),
@@ -191,9 +191,9 @@ def _named(names: Sequence[str], most: int = 8) -> str:
 
 def _verdict(asked: ApprovalView) -> Html:
     words = {
-        "passed": "Passed.",
+        "passed": "It is better by more than the gate asks for.",
         "inconclusive": "Inconclusive: the numbers do not decide it, so you do.",
-        "failed": "Failed.",
+        "failed": "It is not better.",
     }
     return html(
         '<p><span class="pill {}">{}</span> {}</p><p>{}.</p>',
@@ -221,9 +221,9 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
     ]
     return html(
         '<div class="scroll" tabindex="0" role="region" aria-label="Evidence"><table><thead><tr><th scope="col">where'
-        '</th><th scope="col" class="n">rows</th><th scope="col" class="n">champion</th>'
-        '<th scope="col" class="n">candidate</th><th scope="col" class="n">gain</th>'
-        '<th scope="col" class="n">{} interval</th></tr></thead><tbody>{}</tbody></table></div><p class="sub">'
+        '</th><th scope="col" class="n">rows</th><th scope="col" class="n">candidate</th>'
+        '<th scope="col" class="n">gain, {} interval</th>'
+        '</tr></thead><tbody>{}</tbody></table></div><p class="sub">'
         "Metric: {}. A gain above zero is better. {}</p>",
         f"{float(found.get('confidence') or 0):.0%}",
         rows,
@@ -233,20 +233,20 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
 
 
 def _compared(where: str, part: Mapping[str, Any]) -> Html:
-    low, high = part.get("gain_low"), part.get("gain_high")
-    interval = "not known" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
-    gain = part.get("gain")
-    side = "" if low is None or high is None else "up" if low > 0 else "down" if high < 0 else ""
-    cell = '<td class="n">{}</td>'
+    low, high, gain = part.get("gain_low"), part.get("gain_high"), part.get("gain")
+    known = low is not None and high is not None
+    side = "up" if known and low > 0 else "down" if known and high < 0 else ""
+    two = '<td class="n {}">{}<br><span class="sub">{}</span></td>'
     return html(
-        '<tr><th scope="row">{}</th>' + 3 * cell + '<td class="n {}">{}</td>' + cell + "</tr>",
+        '<tr><th scope="row">{}</th><td class="n">{}</td>' + 2 * two + "</tr>",
         where,
         f"{int(part.get('rows') or 0):,}",
-        number(part.get("champion")),
+        "",
         number(part.get("challenger")),
+        f"champion {number(part.get('champion'))}",
         side,
         "not known" if gain is None else f"{gain:+.4f}",
-        interval,
+        f"{low:+.4f} to {high:+.4f}" if known else "not known",
     )
 
 
@@ -258,13 +258,18 @@ def _drifted(detail: RunDetail) -> Html:
         for f in detail.decision.findings
     ]
     links = [html('<li><a href="{}" rel="noopener">{}</a></li>', r, "The full drift report") for r in detail.reports]
-    return html("<p>{}.</p><ul>{}{}</ul>", detail.decision.reason, findings, links)
+    return html(
+        "<ul>{}{}</ul><details><summary>The decision in full</summary><p>{}.</p></details>",
+        findings,
+        links,
+        detail.decision.reason,
+    )
 
 
 def _waves(waves: Iterable[PlanWave]) -> Html:
     rows = [
         html(
-            '<tr><td class="n">{}</td><th scope="row">{}</th><td>{}</td></tr>',
+            '<tr><td>{}</td><th scope="row">{}</th><td>{}</td></tr>',
             n,
             w.ring,
             ", ".join(s.site if s.status == "planned" else f"{s.site} ({s.status})" for s in w.sites),
@@ -272,7 +277,8 @@ def _waves(waves: Iterable[PlanWave]) -> Html:
         for n, w in enumerate(waves, 1)
     ]
     return html(
-        '<table><thead><tr><th scope="col" class="n">wave</th><th scope="col">ring</th><th scope="col">sites</th></tr>'
+        '<table><thead><tr><th scope="col" class="order">wave</th><th scope="col">ring</th>'
+        '<th scope="col">sites</th></tr>'
         "</thead><tbody>{}</tbody></table>",
         rows,
     )

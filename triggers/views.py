@@ -658,7 +658,6 @@ _BEGINS = {
     "event-answered": "The answer reached the run",
     "event-wave-reported": "A wave reported",
     "event-rollback-reported": "The way back reported",
-    "event-deadline-passed": "Time was over",
     "event-cancelled": "Cancelled",
     "event-rollback-asked": "The way back was asked for",
     "event-superseded": "Superseded",
@@ -668,6 +667,8 @@ _BEGINS = {
 def sentence(entry: AuditEntry) -> Sentence:
     """One entry of the audit trail in words."""
     begins = _BEGINS.get(entry.kind, entry.kind)
+    if entry.kind == "event-deadline-passed":
+        begins = f"The time for {entry.data['event']['phase']} was over"
     text = f"{begins}: {entry.text}." if entry.text else f"{begins}."
     return Sentence(at=entry.at, kind=entry.kind, actor=entry.actor, text=text)
 

@@ -30,7 +30,7 @@ function el(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((c) => c != null && c !== "" && c !== false));
+  made.append(...children.flat(Infinity).filter((c) => c != null && c !== "" && c !== false));
   return made;
 }
 el.svg = new Set(["rect", "line", "text", "g", "title"]);
@@ -124,9 +124,10 @@ function show() {
   draw("loops", [loops.loops.map((l) => l.name), current()], () => loops.loops.map((l) =>
     el("a", { href: `#loop=${encodeURIComponent(l.name)}`, "aria-current": l.name === current() && "page", "data-key": l.name }, l.name)));
   draw("who", session, who);
+  document.body.classList.toggle("bare", !current());
   if (!current()) {
-    for (const id of ["drift-controls", "timeline", "heat", "runs", "decisions", "quarantine"]) $(id).replaceChildren();
-    draw("fleet", "none", () => empty("No loop yet. `driftloop new NAME --data FILE` writes one from a table of yours."));
+    draw("fleet", "none", () => el("p", { class: "empty" }, "No loop yet. ",
+      el("code", {}, "driftloop new NAME --data FILE"), " writes one from a table of yours."));
     return;
   }
   const about = fleet.loop;
@@ -275,7 +276,7 @@ function runList() {
   return el("ol", { class: "runs" }, runs.runs.map((r) => {
     const open = opened?.detail.run.id === r.id;
     const bar = el("i", {});
-    bar.style.left = `${(100 * (Date.parse(r.started) - from)) / span}%`;
+    bar.style.left = `min(${(100 * (Date.parse(r.started) - from)) / span}%, 100% - 4px)`;
     bar.style.width = `${(100 * (Date.parse(r.ended ?? runs.now) - Date.parse(r.started))) / span}%`;
     return el("li", {},
       el("a", { class: "line", href: open ? link({}) : link({ run: r.id }), "aria-expanded": String(open), "data-key": r.id },
@@ -331,10 +332,21 @@ function waves(all) {
     el("ul", {}, w.sites.map((s) => el("li", {}, `${s.site} `, pill(s.status), s.reason && el("span", { class: "sub" }, ` ${s.reason}`))))))));
 }
 
+// Checks that said the same, one after the other, are one line.
 function decisions(found) {
   if (!found.length) return empty("No decision yet.");
-  return el("ul", { class: "log" }, found.map((d) => el("li", {}, el("time", { class: "sub", datetime: d.at }, when(d.at)),
-    el("span", {}, pill(d.action)), el("span", {}, d.reason))));
+  const groups = [];
+  for (const d of found) {
+    const last = groups.at(-1);
+    if (last?.reason === d.reason) last.since = d.at;
+    else groups.push({ ...d, since: d.at });
+  }
+  return el("ul", { class: "log" }, groups.map((d) => {
+    const [what, held] = d.reason.split("; held: ");
+    const words = held ? [el("strong", {}, `held because ${held}`), el("details", {}, el("summary", {}, "what moved"), what)] : what;
+    return el("li", {}, el("span", { class: "sub" }, when(d.at), d.since !== d.at && ` since ${when(d.since)}`),
+      el("span", {}, pill(d.action)), el("div", {}, words));
+  }));
 }
 
 function quarantine(found) {

@@ -1,0 +1,86 @@
+"""The HTTP surface and its OpenAPI document are one."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "functions" / "web" / "openapi.json"
+DOCUMENT = json.loads(FILE.read_text())
+
+
+def test_the_document_is_openapi() -> None:
+    validate(DOCUMENT)
+
+
+def test_the_document_is_not_stale() -> None:
+    made = runpy.run_path(str(ROOT / "tools" / "openapi.py"))["text"]()
+    assert FILE.read_text() == made, "run tools/openapi.py"
+
+
+def test_every_route_of_the_app_is_in_the_document_and_the_other_way_round(empty: Any) -> None:
+    routes = {
+        (f"/api/{re.sub('[*]', '', f.route)}", method.lower())
+        for f in empty.host.functions
+        if f.kind == "http"
+        for method in f.methods
+    }
+    assert {(path, method) for path, said in DOCUMENT["paths"].items() for method in said} == routes
+
+
+def _schema(path: str, method: str, status: int, content: str) -> Any:
+    said = DOCUMENT["paths"][path][method]["responses"][str(status)]
+    content = content.partition(";")[0]
+    assert content in said.get("content", {content: None}), f"{path} {status} answers {content}"
+    return said.get("content", {content: {"schema": {}}})[content]["schema"]
+
+
+def _fits(schema: Any, value: Any) -> None:
+    whole = {**schema, "components": DOCUMENT["components"]}
+    Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+
+VALUES = {"loop": "flights", "file": "app.js", "name": "evidently/flights/x.html"}
+READ = sorted(path for path, said in DOCUMENT["paths"].items() if "get" in said)
+
+
+@pytest.mark.parametrize("path", READ)
+def test_what_is_read_is_what_the_document_says(stage: Any, run: str, path: str) -> None:
+    stage.ports.blobs.put("evidently/flights/x.html", b"<p>x")
+    stage.sign_in("anna")
+    link = stage.local.people.login_link("", "anna").partition("?")[2]
+    got = stage.get(path.format(run=run, **VALUES) + (f"?{link}" if path == "/api/login" else ""))
+    assert got.status == 200, got.text
+    content = got.headers["content-type"]
+    if path.startswith("/api/ui"):
+        return
+    schema = _schema(path, "get", 200, content)
+    _fits(schema, got.json() if "json" in content else got.text)
+
+
+@pytest.mark.parametrize("path", [p for p in READ if "{" in p])
+def test_what_is_not_there_is_answered_as_the_document_says(stage: Any, path: str) -> None:
+    stage.sign_in("anna")
+    got = stage.get(path.format(run="flights.2013-01-01.77", loop="nothing", file="x", name="evidently/x.html"))
+    assert got.status == 404
+    _fits(_schema(path, "get", 404, got.headers["content-type"]), got.json() if "json" in got.headers["content-type"] else "")
+
+
+@pytest.mark.parametrize("path", [p for p, said in DOCUMENT["paths"].items() if "post" in said])
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_what_is_refused_is_refused_as_the_document_says(stage: Any, run: str, path: str, signed_in: bool) -> None:
+    if signed_in:
+        stage.sign_in("anna")
+    headers = {"Content-Type": "application/json"}
+    for body in (b"", b"{}", b"[1", b'{"reason": 1}', b"\xff"):
+        got = stage.ask("POST", path.format(run=run, **VALUES), body, headers)
+        content = got.headers["content-type"]
+        _fits(_schema(path, "post", got.status, content), got.json() if "json" in content else got.text)

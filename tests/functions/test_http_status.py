@@ -1,0 +1,223 @@
+"""The status API: what an operator sees is what the shell has stored."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triggers import intake, loop
+
+SECURITY = {
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def test_loops_say_who_is_champion_what_runs_and_what_is_waited_for(stage: Any, run: str) -> None:
+    said = stage.get("/api/loops").json()
+    assert said["now"] == stage.ports.clock.now().isoformat().replace("+00:00", "Z")
+    (about,) = said["loops"]
+    assert (about["name"], about["champion"], about["sites"]) == ("flights", stage.champion, 3)
+    assert [(r["id"], r["phase"]) for r in about["active"]] == [(run, "awaiting-approval")]
+    assert (about["next"], about["frozen"], said["frozen_all"]) == ("a person's answer", "", "")
+
+
+def test_a_fleet_is_shown_by_ring_with_what_each_site_should_and_does_serve(stage: Any) -> None:
+    said = stage.get("/api/loops/flights").json()
+    assert [(r["name"], [s["name"] for s in r["sites"]]) for r in said["rings"]] == [
+        ("lab", ["EWR"]),
+        ("coast", ["JFK", "LGA"]),
+    ]
+    ewr = said["rings"][0]["sites"][0]
+    assert (ewr["intent"], ewr["observed"], ewr["last_good"]) == (stage.champion,) * 3
+    assert (ewr["status"], ewr["silent"], ewr["heard"]) == ("verified", False, "2013-04-13T00:00:00Z")
+    assert ewr["recent"] == {"days": 7, "rows": 360, "labels": 360}
+    assert said["decision"]["action"] == "retrain"
+    assert [d["candidate"] for d in said["detectors"]] == [stage.champion[:12]]
+    assert said["detectors"][0]["evidence"] >= said["detectors"][0]["limit"]
+    assert len(said["waiting"]) == 1
+
+
+def test_a_site_that_says_nothing_for_too_long_is_silent(stage: Any) -> None:
+    stage.local.clock.advance(timedelta(days=3))
+    sites = [s for r in stage.get("/api/loops/flights").json()["rings"] for s in r["sites"]]
+    assert all(s["silent"] for s in sites)
+
+
+def test_drift_is_a_heat_map_by_check_site_and_feature(stage: Any) -> None:
+    said = stage.get("/api/loops/flights/drift?days=5&metric=ks").json()
+    assert said["metric"] == "ks"
+    assert [c["at"][:10] for c in said["checks"]] == [f"2013-04-{d:02}" for d in range(8, 14)]
+    last = said["checks"][-1]
+    assert last["sites"] == ["EWR", "JFK", "LGA"]
+    assert last["features"] == ["distance", "dep_hour", "wind", "carrier", "score"]
+    assert all(row[2] > 0.5 for row in last["values"])
+    assert any("wind" in f["features"] for f in last["findings"])
+
+
+@pytest.mark.parametrize(
+    "query", ["days=x", "days=-1", "days=401", "days=%D9%A3", "metric=no", "days=1e9", "days=" + 99 * "9"]
+)
+def test_a_query_that_means_nothing_is_refused_in_words(stage: Any, query: str) -> None:
+    got = stage.get(f"/api/loops/flights/drift?{query}")
+    assert got.status == 400
+    assert got.headers["content-type"].startswith("application/problem+json")
+    assert " is " in got.json()["detail"]
+
+
+def test_a_run_is_shown_with_waves_question_evidence_and_lineage(stage: Any, run: str) -> None:
+    said = stage.get(f"/api/runs/{run}").json()
+    assert said["run"]["candidate"] == stage.challenger
+    assert [(w["ring"], [s["site"] for s in w["sites"]]) for w in said["waves"]] == [
+        ("lab", ["EWR"]),
+        ("coast", ["JFK", "LGA"]),
+    ]
+    assert said["approval"]["state"] == "open"
+    assert said["approval"]["approvers"] == ["anna", "ben"]
+    assert said["evidence"]["sites"]["EWR"]["rows"] == 600
+    assert said["lineage"]["parent"] == stage.champion
+    assert said["decision"]["reason"] == said["run"]["cause"]
+    assert said["may"] == ["cancel"]
+
+
+def test_a_story_is_told_in_sentences(stage: Any, run: str) -> None:
+    told = [s["text"] for s in stage.get(f"/api/runs/{run}/story").json()["sentences"]]
+    assert [t.split(":")[0] for t in told] == [
+        "Began",
+        "Training ended",
+        "Compared with the champion",
+        "Asked for an answer",
+    ]
+    assert all(t.endswith(".") for t in told)
+
+
+def test_the_audit_trail_comes_in_pages_and_names_its_head(stage: Any) -> None:
+    everything = stage.get("/api/loops/flights/audit").json()
+    assert everything["entries"][-1]["hash"] == everything["head_hash"]
+    later = stage.get("/api/loops/flights/audit?after=3").json()["entries"]
+    assert later == everything["entries"][3:]
+
+
+def test_decisions_come_newest_first(stage: Any) -> None:
+    found = stage.get("/api/loops/flights/decisions?limit=3").json()["decisions"]
+    assert [d["action"] for d in found] == ["retrain", "hold", "hold"]
+    assert "held: " in found[1]["reason"]
+
+
+def test_quarantine_says_why(stage: Any) -> None:
+    intake.ingest(stage.ports, [b'{"nonsense"'])
+    said = stage.get("/api/loops/flights/quarantine").json()
+    assert said["total"] == 1
+    assert said["quarantined"][0]["reason"].startswith("not JSON")
+
+
+def test_a_report_runs_its_scripts_in_a_sandbox_without_our_cookies(stage: Any) -> None:
+    stage.ports.blobs.put("evidently/flights/a b.html", b"<script>1</script>")
+    got = stage.get("/api/reports/evidently/flights/a%20b.html")
+    assert (got.status, got.body) == (200, b"<script>1</script>")
+    policy = got.headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts;")
+    assert "allow-same-origin" not in policy
+    assert "connect-src" not in policy
+    assert "default-src 'none'" in policy
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "name",
+    [
+        "candidates/x/manifest.json",
+        "batches/flights/EWR/x.html",
+        "evidently/../state.html",
+        "evidently/%2e%2e/%2e%2e/config/flights/loop.yaml",
+        "evidently/..%2f..%2fconfig/x.html",
+        "evidently/nothing.html",
+        "",
+    ],
+)
+def test_only_stored_reports_are_served_as_reports(stage: Any, name: str) -> None:
+    assert stage.get(f"/api/reports/{name}").status in (400, 404)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["../people.py", "%2e%2e/people.py", "..%2fpeople.py", "openapi.json", "x", "/etc/passwd"])
+def test_only_the_dashboard_s_own_files_are_served(stage: Any, name: str) -> None:
+    assert stage.get(f"/api/ui/{name}").status in (400, 404)
+
+
+@pytest.mark.parametrize("path", ["/api/ui", "/api/ui/", "/api/ui/app.js", "/api/ui/style.css", "/api/ui/icon.svg"])
+def test_the_dashboard_is_served_under_a_policy_without_inline_script(stage: Any, path: str) -> None:
+    got = stage.get(path)
+    assert got.status == 200
+    policy = got.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_the_dashboard_has_no_inline_script_style_or_handler() -> None:
+    page = (Path(__file__).parents[2] / "functions" / "web" / "index.html").read_text()
+    assert "<script>" not in page
+    assert "<style" not in page
+    assert " on" not in {a[:3] for a in page.replace("\n", " ").split('"')[::2] if a.startswith(" on")}
+    script = page.replace("index.html", "app.js")
+    assert "innerHTML" not in (Path(__file__).parents[2] / "functions" / "web" / "app.js").read_text()
+    assert script
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/loops/nothing",
+        "/api/loops/nothing/runs",
+        "/api/loops/nothing/drift",
+        "/api/loops/%20",
+        "/api/runs/nothing",
+        "/api/runs/flights.2013-01-01.9",
+        "/api/runs/flights",
+        "/api/runs/nothing/story",
+        "/api/loops/nothing/audit",
+    ],
+)
+def test_what_does_not_exist_is_404_in_words(stage: Any, path: str) -> None:
+    got = stage.get(path)
+    assert (got.status, got.json()["title"]) == (404, "Not found")
+
+
+def test_everything_carries_the_security_headers(stage: Any, run: str) -> None:
+    for path in ("loops", "loops/flights", f"runs/{run}", f"approvals/{run}", "login?token=x", "loops/none", "session"):
+        headers = stage.get(f"/api/{path}").headers
+        assert {k: headers[k] for k in SECURITY} == SECURITY, path
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+        assert "access-control-allow-origin" not in headers
+
+
+def test_an_empty_state_is_shown_as_one(empty: Any) -> None:
+    assert empty.get("/api/loops").json()["loops"] == []
+    assert empty.get("/api/health").json()["loops"] == 0
+    empty.configure()
+    said = empty.get("/api/loops/flights").json()
+    assert (said["decision"], said["detectors"], said["waiting"]) == (None, [], [])
+    assert empty.get("/api/loops/flights/drift").json()["checks"] == []
+    assert said["loop"]["next"].startswith("a first champion")
+
+
+def test_answers_hold_numbers_that_json_knows(stage: Any, run: str) -> None:
+    for path in ("loops/flights", "loops/flights/drift?days=400", f"runs/{run}"):
+        json.loads(stage.get(f"/api/{path}").body, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_a_wave_that_waits_is_named_with_its_ring(stage: Any, run: str) -> None:
+    stage.sign_in("anna")
+    assert stage.answer(run, {**stage.form(run), "answer": "approve"}).status == 303
+    stage.host.pump()
+    (active,) = loop.active_runs(stage.ports, "flights")
+    assert stage.get("/api/loops").json()["loops"][0]["next"] == (
+        "wave 1 of 2 (lab, 1 site) to verify by its own telemetry"
+    )
+    assert active.id == run

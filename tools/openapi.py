@@ -1,0 +1,239 @@
+"""functions/web/openapi.json, from the shapes that the HTTP surface answers with.
+
+`python tools/openapi.py` writes it; a test says when it is stale, or not what the app does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from functions import approvals, people  # noqa: E402
+from triggers import views  # noqa: E402
+
+FILE = ROOT / "functions" / "web" / "openapi.json"
+
+TYPES: tuple[Any, ...] = (
+    views.Loops,
+    views.FleetView,
+    views.DriftView,
+    views.Runs,
+    views.RunDetail,
+    views.Story,
+    views.Audit,
+    views.Decisions,
+    views.Quarantine,
+    people.Session,
+    people.Asked,
+    approvals.Given,
+    approvals.Answered,
+)
+PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457: what is wrong, in words.",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+WORDS = {
+    400: "Not what was expected",
+    401: "Nobody is signed in",
+    403: "Not allowed, or not from a page of this app",
+    404: "No such thing",
+    409: "Refused as things stand",
+    413: "Too large",
+    415: "Another content type is expected",
+    422: "The reason is missing or too long",
+    429: "Too many requests: see Retry-After",
+    503: "Not now: see Retry-After",
+}
+MAY_FAIL = (404, 409, 503)
+OPERATING = (400, 401, 403, 404, 409, 415, 422, 503)
+_LOOP = {"name": "loop", "in": "path", "required": True, "schema": {"type": "string"}}
+_RUN = {"name": "run", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _said(description: str, **content: Any) -> dict[str, Any]:
+    return {"description": description, "content": {k: {"schema": v} for k, v in content.items()}}
+
+
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return _said(description, **{"application/json": schema})
+
+
+def _html(description: str) -> dict[str, Any]:
+    return _said(description, **{"text/html": {"type": "string"}})
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    return {str(s): _said(WORDS[s], **{"application/problem+json": _ref("Problem")}) for s in statuses}
+
+
+def _get(summary: str, answer: dict[str, Any], *statuses: int, parameters: tuple[Any, ...] = ()) -> dict[str, Any]:
+    said: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_problems(*statuses)}}
+    return {"get": {**said, "parameters": list(parameters)} if parameters else said}
+
+
+def _view(summary: str, name: str, *parameters: Any) -> dict[str, Any]:
+    bad_query = (400,) if any(p["in"] == "query" for p in parameters) else ()
+    return _get(summary, _json(summary, _ref(name)), *bad_query, *MAY_FAIL, parameters=parameters)
+
+
+def _number(name: str, default: int, least: int, most: int) -> dict[str, Any]:
+    limits = {"type": "integer", "minimum": least, "maximum": most, "default": default}
+    return {"name": name, "in": "query", "schema": limits}
+
+
+def _change(summary: str, key: str, *parameters: Any) -> dict[str, Any]:
+    made = {"type": "object", "required": [key], "properties": {key: {"type": "string"}}}
+    token = {"name": "X-CSRF-Token", "in": "header", "required": True, "schema": {"type": "string"}}
+    return {
+        "post": {
+            "summary": summary,
+            "security": [{"session": []}],
+            "parameters": [*parameters, token],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Asked")}}},
+            "responses": {"202": _json("Under way", made), **_problems(*OPERATING)},
+        }
+    }
+
+
+def _telemetry() -> dict[str, Any]:
+    body = {
+        "application/json": {"schema": {"type": "object", "description": "The telemetry envelope, in JSON"}},
+        "application/octet-stream": {"schema": {"type": "string", "description": "The telemetry envelope, in Arrow"}},
+    }
+    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+    return {
+        "post": {
+            "summary": "One batch of telemetry; it is durable when it is acknowledged, and counted once",
+            "requestBody": {"required": True, "content": body},
+            "responses": {"202": _json("Durable", accepted), **_problems(400, 401, 413, 429, 503)},
+        }
+    }
+
+
+def _approvals() -> dict[str, Any]:
+    form = {"schema": _ref("Given")}
+    return {
+        **_get(
+            "What is asked of a person, and the form for those who may answer; looking never answers",
+            _html("The approval page"),
+            parameters=(_RUN,),
+        ),
+        "post": {
+            "summary": "One person's answer, bound to what their page showed; the person is the one who is signed in",
+            "security": [{"session": []}],
+            "parameters": [_RUN],
+            "requestBody": {
+                "required": True,
+                "content": {"application/x-www-form-urlencoded": form, "application/json": form},
+            },
+            "responses": {
+                "200": _json("Counted (where JSON was sent)", _ref("Answered")),
+                "303": {"description": "Counted: back to the page"},
+                **_problems(415),
+                **{str(s): _either(WORDS[s]) for s in (400, 401, 403, 404, 409, 422, 503)},
+            },
+        },
+    }
+
+
+def _either(description: str) -> dict[str, Any]:
+    return _said(description, **{"text/html": {"type": "string"}, "application/problem+json": _ref("Problem")})
+
+
+def paths() -> dict[str, Any]:
+    """Every route and method of the app."""
+    page = _approvals()
+    page["get"]["responses"] |= {str(s): _html(WORDS[s]) for s in (401, 404, 409, 503)}
+    ok = {
+        "type": "object",
+        "required": ["status", "now", "loops"],
+        "properties": {
+            "status": {"const": "ok"},
+            "now": {"type": "string", "format": "date-time"},
+            "loops": {"type": "integer"},
+        },
+    }
+    metric = {"name": "metric", "in": "query", "schema": {"enum": list(views.METRICS), "default": "psi"}}
+    token = {"name": "token", "in": "query", "required": True, "schema": {"type": "string"}}
+    file, name = ({"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in ("file", "name"))
+    login = _get("Open the session that a login link names", _html("Signed in"), parameters=(token,))
+    login["get"]["responses"]["401"] = _html("The link is not valid, or no longer")
+    return {
+        "/api/telemetry": _telemetry(),
+        "/api/login": login,
+        "/api/session": _get("Who is signed in", _json("Who is signed in", _ref("Session"))),
+        "/api/health": _get("Whether the state can be read", _json("It can", ok), 503),
+        "/api/loops": _view("Every loop at a glance", "Loops"),
+        "/api/loops/{loop}": _view("One loop: fleet, last decision, detectors", "FleetView", _LOOP),
+        "/api/loops/{loop}/drift": _view(
+            "The checks of the last days", "DriftView", _LOOP, _number("days", 30, 0, 400), metric
+        ),
+        "/api/loops/{loop}/runs": _view("Every run, newest first", "Runs", _LOOP),
+        "/api/loops/{loop}/decisions": _view(
+            "The last decisions, newest first", "Decisions", _LOOP, _number("limit", 30, 1, 400)
+        ),
+        "/api/loops/{loop}/quarantine": _view("What was not counted, and why", "Quarantine", _LOOP),
+        "/api/loops/{loop}/audit": _view(
+            "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
+        ),
+        "/api/loops/{loop}/retrain": _change("Begin a run now", "run", _LOOP),
+        "/api/runs/{run}": _view("Everything about one run", "RunDetail", _RUN),
+        "/api/runs/{run}/story": _view("What happened to a run, in sentences", "Story", _RUN),
+        "/api/runs/{run}/cancel": _change("Stop a run", "run", _RUN),
+        "/api/runs/{run}/rollback": _change("Take a run's sites back to their last known good", "run", _RUN),
+        "/api/approvals/{run}": page,
+        "/api/freeze": _change("Begin nothing new", "frozen"),
+        "/api/unfreeze": _change("Go on where a freeze stopped", "unfrozen"),
+        "/api/reports/{name}": _get("A stored drift report", _html("The report"), 404, 503, parameters=(name,)),
+        "/api/ui/{file}": _get("The dashboard", _html("A file of it"), 404, parameters=(file,)),
+        "/api/openapi.json": _get("This document", _json("This document", {"type": "object"})),
+    }
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    _, schemas = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
+    for operations in (found := paths()).values():
+        for operation in operations.values():
+            operation.setdefault("security", [])
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "driftloop",
+            "version": "1",
+            "description": "Times are UTC. Reading needs no session on one machine; whatever changes something needs "
+            "one, a token of ours and a reason.",
+        },
+        "servers": [{"url": "/"}],
+        "paths": found,
+        "components": {
+            "schemas": {"Problem": PROBLEM, **schemas},
+            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "driftloop_session"}},
+        },
+    }
+
+
+def text() -> str:
+    return json.dumps(document(), indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())

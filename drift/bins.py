@@ -35,25 +35,30 @@ class Grid:
     `edges` are ascending, [k]; value x is in bin i where edges[i-1] <= x < edges[i]: k + 1 bins, the outer two open.
     """
 
-    __slots__ = ("cells", "edges", "low", "scale", "start", "steps")
+    __slots__ = ("cells", "edges", "first", "low", "scale", "start", "steps")
 
     def __init__(self, edges: NDArray[np.float64]) -> None:
         self.low, self.scale, self.cells, need = _best_grid(edges)
         self.steps = tuple(1 << b for b in reversed(range(need)))
         cell = _cells(edges, self.low, self.scale, self.cells)
-        self.start = np.searchsorted(cell, np.arange(self.cells)).astype(np.intp)
+        start = np.searchsorted(cell, np.arange(self.cells))
+        self.start = start.astype(np.uint8 if len(edges) < 256 else np.intp)
         self.edges = np.concatenate((edges, np.full(2 << need, np.nan)))
+        self.first = self.edges[start]
 
-    def find(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The bin of each value; NaN goes to bin 0.
+    def find(self, x: NDArray[np.float64]) -> NDArray[Any]:
+        """The bin of each value, as uint8 for fewer than 256 edges; NaN goes to bin 0.
 
         >>> Grid(np.array([1.0, 2.0, 2.5])).find(np.array([0.0, 1.0, 2.2, 9.0, np.nan])).tolist()
         [0, 1, 2, 3, 0]
         """
-        found = self.start.take(_cells(x, self.low, self.scale, self.cells))
+        cell = _cells(x, self.low, self.scale, self.cells)
+        found: NDArray[Any] = self.start.take(cell)
+        if self.steps == (1,):
+            return np.asarray(np.add(found, (x >= self.first.take(cell)).view(np.uint8), out=found))
         for step in self.steps:
-            above = x >= self.edges.take(found + (step - 1) if step > 1 else found)
-            found += above if step == 1 else above * step
+            above = x >= self.edges.take(found.astype(np.intp) + (step - 1))
+            np.add(found, above.view(np.uint8) * np.uint8(step), out=found)
         return found
 
 
@@ -64,8 +69,9 @@ def _cells(x: NDArray[np.float64], low: float, scale: float, cells: int) -> NDAr
     with np.errstate(over="ignore", invalid="ignore"):
         place = x - low
         place *= scale
-    np.fmax(place, 0.0, out=place)
-    np.fmin(place, cells - 1.0, out=place)
+    np.clip(place, 0.0, cells - 1.0, out=place)
+    if np.isnan(place.sum()):
+        place[np.isnan(place)] = 0.0
     return place.astype(np.intp)
 
 
@@ -130,7 +136,7 @@ class Column:
             return np.where(found < 0, found + width, found)
         x = np.asarray(values, dtype=np.float64)
         parts = [self._grid.find(x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
-        found = np.concatenate(parts) if parts else np.zeros(0, np.intp)
+        found = np.concatenate(parts).astype(np.intp) if parts else np.zeros(0, np.intp)
         found[np.isnan(x)] = width + MISSING
         return found
 
@@ -143,12 +149,15 @@ class Column:
             return counts, (0, 0), 0
         below = above = outside = 0
         x = np.asarray(values)
-        for i in range(0, len(x), BLOCK):
+        for i in range(0, len(x), BLOCK):  # small enough to stay in the cache
             block = x[i : i + BLOCK].astype(np.float64, copy=False)
             found = np.bincount(self._grid.find(block), minlength=width)
-            missing = int(np.count_nonzero(block != block))
-            found[0] -= missing
-            found[MISSING] += missing
+            with np.errstate(over="ignore", invalid="ignore"):
+                any_missing = np.isnan(block.sum())
+            if any_missing:
+                missing = int(np.count_nonzero(np.isnan(block)))
+                found[0] -= missing
+                found[MISSING] += missing
             counts += found
             if found[0] or found[len(self.edges)]:
                 below += self._excess(self.edges[0] - block)

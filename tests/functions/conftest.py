@@ -142,7 +142,9 @@ class Stage:
             "distance": rng.gamma(3, 400, n),
             "dep_hour": (at % 86400) / 3600,
             "wind": wind,
-            "carrier": rng.choice(["AA", "B6", "DL", "UA"], n, p=[0.2, 0.3 - 0.1 * shift, 0.2 + 0.1 * shift, 0.3]).tolist(),
+            "carrier": rng.choice(
+                ["AA", "B6", "DL", "UA"], n, p=[0.2, 0.3 - 0.1 * shift, 0.2 + 0.1 * shift, 0.3]
+            ).tolist(),
         }
         late = (rng.random(n) < score).astype(np.float64)
         return Rows(ids=[f"{t}-{i}" for i, t in enumerate(at.tolist())], at=at, columns=values, score=score), late

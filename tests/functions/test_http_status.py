@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,12 @@ def test_drift_is_a_heat_map_by_check_site_and_feature(stage: Any) -> None:
     assert any("wind" in f["features"] for f in last["findings"])
 
 
-@pytest.mark.parametrize(
-    "query", ["days=x", "days=-1", "days=401", "days=%D9%A3", "metric=no", "days=1e9", "days=" + 99 * "9"]
-)
-def test_a_query_that_means_nothing_is_refused_in_words(stage: Any, query: str) -> None:
-    got = stage.get(f"/api/loops/flights/drift?{query}")
-    assert got.status == 400
-    assert got.headers["content-type"].startswith("application/problem+json")
-    assert " is " in got.json()["detail"]
+def test_a_query_that_means_nothing_is_refused_in_words(stage: Any) -> None:
+    for query in ("days=x", "days=-1", "days=401", "days=%D9%A3", "metric=no", "days=1e9", "days=" + 99 * "9"):
+        got = stage.get(f"/api/loops/flights/drift?{query}")
+        assert got.status == 400, query
+        assert got.headers["content-type"].startswith("application/problem+json")
+        assert " is " in got.json()["detail"]
 
 
 def test_a_run_is_shown_with_waves_question_evidence_and_lineage(stage: Any, run: str) -> None:
@@ -128,65 +127,49 @@ def test_a_report_runs_its_scripts_in_a_sandbox_without_our_cookies(stage: Any) 
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_only_stored_reports_are_served_as_reports(stage: Any) -> None:
+    for name in (
         "candidates/x/manifest.json",
         "batches/flights/EWR/x.html",
         "evidently/../state.html",
         "evidently/%2e%2e/%2e%2e/config/flights/loop.yaml",
         "evidently/..%2f..%2fconfig/x.html",
         "evidently/nothing.html",
+        "evidently/" + 2000 * "x" + ".html",
         "",
-    ],
-)
-def test_only_stored_reports_are_served_as_reports(stage: Any, name: str) -> None:
-    assert stage.get(f"/api/reports/{name}").status in (400, 404)
+    ):
+        assert stage.get(f"/api/reports/{name}").status in (400, 404), name
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("name", ["../people.py", "%2e%2e/people.py", "..%2fpeople.py", "openapi.json", "x", "/etc/passwd"])
-def test_only_the_dashboard_s_own_files_are_served(stage: Any, name: str) -> None:
-    assert stage.get(f"/api/ui/{name}").status in (400, 404)
+def test_only_the_dashboard_s_own_files_are_served(stage: Any) -> None:
+    for name in ("../people.py", "%2e%2e/people.py", "..%2fpeople.py", "openapi.json", "x", "/etc/passwd", "%00"):
+        assert stage.get(f"/api/ui/{name}").status in (400, 404), name
 
 
-@pytest.mark.parametrize("path", ["/api/ui", "/api/ui/", "/api/ui/app.js", "/api/ui/style.css", "/api/ui/icon.svg"])
-def test_the_dashboard_is_served_under_a_policy_without_inline_script(stage: Any, path: str) -> None:
-    got = stage.get(path)
-    assert got.status == 200
-    policy = got.headers["content-security-policy"]
-    assert "script-src 'self'" in policy
-    assert "unsafe" not in policy
-    assert "frame-ancestors 'none'" in policy
+def test_the_dashboard_is_served_under_a_policy_without_inline_script(stage: Any) -> None:
+    for path in ("/api/ui", "/api/ui/", "/api/ui/app.js", "/api/ui/style.css", "/api/ui/icon.svg"):
+        got = stage.get(path)
+        assert got.status == 200, path
+        policy = got.headers["content-security-policy"]
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
 
 
-def test_the_dashboard_has_no_inline_script_style_or_handler() -> None:
-    page = (Path(__file__).parents[2] / "functions" / "web" / "index.html").read_text()
-    assert "<script>" not in page
-    assert "<style" not in page
-    assert " on" not in {a[:3] for a in page.replace("\n", " ").split('"')[::2] if a.startswith(" on")}
-    script = page.replace("index.html", "app.js")
-    assert "innerHTML" not in (Path(__file__).parents[2] / "functions" / "web" / "app.js").read_text()
-    assert script
+def test_the_dashboard_has_no_markup_that_its_policy_forbids() -> None:
+    web = Path(__file__).parents[2] / "functions" / "web"
+    assert not re.search(r"<script>|<style|\son\w+=|\sstyle=", (web / "index.html").read_text())
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|document.write", (web / "app.js").read_text())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/api/loops/nothing",
-        "/api/loops/nothing/runs",
-        "/api/loops/nothing/drift",
-        "/api/loops/%20",
-        "/api/runs/nothing",
-        "/api/runs/flights.2013-01-01.9",
-        "/api/runs/flights",
-        "/api/runs/nothing/story",
-        "/api/loops/nothing/audit",
-    ],
-)
-def test_what_does_not_exist_is_404_in_words(stage: Any, path: str) -> None:
-    got = stage.get(path)
-    assert (got.status, got.json()["title"]) == (404, "Not found")
+def test_what_does_not_exist_is_404_in_words(stage: Any) -> None:
+    for path in (
+        *("loops/nothing", "loops/nothing/runs", "loops/nothing/drift", "loops/nothing/audit", "loops/%20"),
+        *("runs/nothing", "runs/flights.2013-01-01.9", "runs/flights", "runs/nothing/story"),
+    ):
+        got = stage.get(f"/api/{path}")
+        assert (got.status, got.json()["title"]) == (404, "Not found"), path
 
 
 def test_everything_carries_the_security_headers(stage: Any, run: str) -> None:
@@ -209,7 +192,7 @@ def test_an_empty_state_is_shown_as_one(empty: Any) -> None:
 
 def test_answers_hold_numbers_that_json_knows(stage: Any, run: str) -> None:
     for path in ("loops/flights", "loops/flights/drift?days=400", f"runs/{run}"):
-        json.loads(stage.get(f"/api/{path}").body, parse_constant=lambda word: pytest.fail(word))
+        json.loads(stage.get(f"/api/{path}").body, parse_constant=pytest.fail)
 
 
 def test_a_wave_that_waits_is_named_with_its_ring(stage: Any, run: str) -> None:

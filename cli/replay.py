@@ -71,7 +71,7 @@ class Replay:
         self.state = options.state
         self.loop = read_loop(options.loop_file)
         self.fleet = read_fleet(options.fleet_file)
-        self.tick = duration(self.loop.telemetry.window) / 2
+        self.tick = duration(self.loop.telemetry.window)
         self.meter = Meter()
         self.rows_before = 0
         self._close = contextlib.ExitStack()
@@ -128,8 +128,8 @@ class Replay:
             DRIFTLOOP_PROFILE="local",
             DRIFTLOOP_STATE=str(self.state),
             DRIFTLOOP_CLOCK=self.start.isoformat(),
-            CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(hours=12) else _span(2 * self.tick),
-            SweepSchedule=_span(self.tick),
+            CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
+            SweepSchedule="0 0 1,13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
         )
         from cli.host import Host, alone, load
         from functions import host as root
@@ -295,7 +295,27 @@ class Replay:
             if now >= last:
                 return
             now += self.tick - (now - _EPOCH) % self.tick
-            self.host.advance(now)
+            self._advance(now)
+
+    def _advance(self, to: datetime) -> None:
+        """Move the clock, stopping wherever something is due; time stands still while jobs run and people answer.
+
+        Before a rollout moves, the sites have told what they saw until then with what they served until then.
+        """
+        while (now := self.local.clock.now()) < to:
+            due = self.host.next_due()
+            now = self.local.clock.set(min(to, max(due, now) if due else to))
+            if now < to and self._rolling():
+                self._play(now)
+            self.host.run_due_timers()
+            self.settle()
+
+    def _rolling(self) -> bool:
+        from triggers import loop as shell
+        from triggers.run import Phase
+
+        moving = (Phase.ROLLING_OUT, Phase.ROLLING_BACK)
+        return any(r.phase in moving for r in shell.active_runs(self.local.ports, self.loop.loop))
 
     def settle(self) -> None:
         """Handle what is due, answer what is asked, and wait for jobs, until nothing moves."""

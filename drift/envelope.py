@@ -37,6 +37,7 @@ MAGIC = b"DLA1"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
+_BUNDLE = b"DLB1"
 _LEAST_BYTES = 10
 """No row is shorter in any spelling."""
 _TAIL = re.compile(rb',"signature":"([A-Za-z0-9+/=_-]*)"\}\s*\Z')
@@ -183,6 +184,29 @@ def decode(payload: bytes, schema: Schema, max_bytes: int = MAX_BYTES) -> Batch:
         labels, refused = _labels(envelope.labels, schema)
         batch = replace(batch, labels=labels, refused=batch.refused + refused)
     return batch
+
+
+def bundle(payloads: Sequence[bytes]) -> bytes:
+    """Batches as they came, in one file.
+
+    >>> unbundle(bundle([b"{}", b"[1]"]))
+    [b'{}', b'[1]']
+    """
+    return _BUNDLE + b"".join(len(p).to_bytes(4, "little") + p for p in payloads)
+
+
+def unbundle(data: bytes) -> list[bytes]:
+    """The batches of a bundle. Raises ValueError."""
+    if data[:4] != _BUNDLE:
+        raise ValueError("not a bundle of batches")
+    found, at = [], 4
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        found.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(data):
+        raise ValueError("a bundle of batches that is cut short")
+    return found
 
 
 def iso(seconds: int) -> str:

@@ -1,8 +1,8 @@
 """Stored telemetry -> one table: what the sites sent, each row once, with its label where that has come.
 
-Accepted batches lie at `batches/<loop>/<site>/<date of its start>/<batch>` in the blob store. Labels come in batches
-of their own time, late, twice or in any order. Of two rows, or labels, with one id at one site the one of the earlier
-batch (by start, then id) counts, so that the same files always make the same table.
+Accepted batches lie in bundles at `batches/<loop>/<site>/<date of their start>/<digest>` in the blob store, some of
+them in two. Labels come in batches of their own time, late, twice or in any order. Of two rows, or labels, with one id
+at one site the one of the earlier batch (by start, then id) counts, so that the same files make the same table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from drift.envelope import BadBatch, decode
+from drift.envelope import BadBatch, decode, unbundle
 from drift.telemetry import Batch, Schema
 from jobs.table import Table
 
@@ -27,7 +27,7 @@ LONGEST = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Assembled:
-    """The table, ordered by time, then site and id; and what was left out, counted by reason."""
+    """The table, ordered by time, then site; and what was left out, counted by reason."""
 
     table: Table
     left_out: Mapping[str, int]
@@ -62,33 +62,44 @@ def _folders(folder: str | Path) -> list[str]:
 
 @dataclass
 class _Gathered:
-    """What was read so far, by site: batches in order of (start, id)."""
+    """What was read so far: batches by site and id."""
 
     schema: Schema
     start: int
     end: int
     sites: Collection[str] | None
-    batches: dict[str, list[Batch]] = field(default_factory=dict)
+    batches: dict[str, dict[str, Batch]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, path: str) -> None:
         with open(path, "rb") as file:
-            payload = file.read()
+            data = file.read()
+        try:
+            payloads = unbundle(data)
+        except ValueError as error:
+            self.left_out[f"files that cannot be read ({error})"] += 1
+            return
+        for payload in payloads:
+            self._take(payload)
+
+    def _take(self, payload: bytes) -> None:
         try:
             batch = decode(payload, self.schema, max_bytes=max(len(payload), 1))
         except BadBatch as error:
             self.left_out[f"batches that cannot be read ({error})"] += 1
             return
         if self.sites is None or batch.site in self.sites:
-            self.batches.setdefault(batch.site, []).append(batch)
+            known = self.batches.setdefault(batch.site, {})
+            if known.setdefault(batch.id, batch) is not batch:
+                return
             self.left_out["rows that cannot be read"] += len(batch.refused)
             self.left_out["batches that are sketches, without rows"] += batch.sketch is not None
 
     def assembled(self) -> Assembled:
-        parts = [self._site(site, batches) for site, batches in sorted(self.batches.items())]
+        parts = [self._site(site, [*self.batches.pop(site).values()]) for site in sorted(self.batches)]
         parts = [part for part in parts if len(part)] or [_empty(self.schema)]
         table = joined(parts)
-        table = table.take(np.lexsort((table.ids.astype(str), table.site.astype(str), table.at)))
+        table = table.take(np.argsort(table.at, kind="stable"))
         self.left_out["rows without a label yet"] += int(np.isnan(table.label).sum())
         return Assembled(table, {reason: n for reason, n in self.left_out.items() if n})
 
@@ -119,10 +130,12 @@ class _Gathered:
     def _labels(self, batches: list[Batch]) -> dict[str, float]:
         """The first label of each id; later ones that contradict it are counted."""
         labels: dict[str, float] = {}
-        for batch in batches:
-            if batch.labels is not None:
-                for i, label in zip(batch.labels.ids, batch.labels.label.tolist(), strict=True):
-                    self.left_out["labels that contradict an earlier one"] += labels.setdefault(i, label) != label
+        told = [b.labels for b in batches if b.labels is not None]
+        for each in reversed(told):
+            labels.update(zip(reversed(each.ids), reversed(each.label.tolist()), strict=True))
+        self.left_out["labels that contradict an earlier one"] += sum(
+            labels[i] != label for each in told for i, label in zip(each.ids, each.label.tolist(), strict=True)
+        )
         return labels
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -176,6 +175,7 @@ class _Folder:
         self.state = self.before
         self.windows: dict[str, Window] = {}
         self.seconds = int(duration(loop.telemetry.window).total_seconds())
+        self.kept: dict[str, list[bytes]] = {}
         self.counted = Intake()
         self.taken = 0
 
@@ -202,8 +202,7 @@ class _Folder:
         if len(deltas) > _SPAN:
             self._refuse(arrival, f"spans {len(deltas)} windows, more than {_SPAN}: cut it")
             return
-        day = envelope.iso(batch.start)[:10]
-        self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{quote(batch.id, safe='')}", arrival.payload)
+        self.kept.setdefault(envelope.iso(batch.start)[:10], []).append(arrival.payload)
         if batch.labels is not None and len(batch.labels):
             self._labelled(batch.labels, batch.id)
         for start, delta in deltas.items():
@@ -227,6 +226,11 @@ class _Folder:
         return len(self.unit) + len(self.windows) > _COMMIT
 
     def save(self) -> None:
+        """The batches as they came first: a crash in between leaves them there twice, and rows count by their id."""
+        for day, payloads in self.kept.items():
+            data = envelope.bundle(payloads)
+            self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{codec.digest(data)[:32]}", data)
+        self.kept.clear()
         for key, window in self.windows.items():
             self.unit.raw(key)
             self.unit.put_raw(key, window.to_bytes())
@@ -304,9 +308,10 @@ class _Folder:
             site=batch.site,
             batch=batch.id,
             reason=f"{len(batch.refused)} rows of the batch could not be read; the others were counted",
-            blob=f"batches/{batch.loop}/{batch.site}/{envelope.iso(batch.start)[:10]}/{quote(batch.id, safe='')}",
+            blob=f"quarantine/{batch.loop}/{arrival.digest}",
             rows=tuple((r.row, r.field, r.reason) for r in batch.refused[:100]),
         )
+        self.ports.blobs.put(found.blob, arrival.payload)
         key = f"quarantine/rows-{arrival.digest[:32]}"
         self.ports.store.commit(batch.loop, [Put(key, codec.encode(found), "*")])
 

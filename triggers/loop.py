@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+
 from drift.detectors import State
 from drift.report import Limits as DriftLimits
 from drift.report import Report, assess
-
 from drift.windows import Window
 from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
 from triggers import effects as do
@@ -75,6 +75,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     if made := unit.get(f"decision/{stamp}", policy.Decision):
         return Checked({}, made)  # a timer that came twice
     reports, findings = _assess(ports, unit, loop, fleet)
+    may_begin = findings and not unit.head.active and not policy.cooling(unit.head.history, now, loop)
     decision, history = policy.decide(
         findings,
         unit.head.history,
@@ -82,7 +83,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
         loop,
         fleet,
         active=sorted(unit.head.active.values()),
-        rows=_labelled_rows(ports, unit.head, loop, fleet, now) if findings else 0,
+        rows=_labelled_rows(ports, loop, fleet, now) if may_begin else 0,
         frozen=sites.frozen(ports, loop_name),
         fresh=any(report.windows for report in reports.values()),
     )
@@ -160,7 +161,7 @@ def drift_limits(loop: Loop, fleet: Fleet, sites_: Sequence[str], until: int) ->
     )
 
 
-def _labelled_rows(ports: Ports, head: Head, loop: Loop, fleet: Fleet, now: datetime) -> int:
+def _labelled_rows(ports: Ports, loop: Loop, fleet: Fleet, now: datetime) -> int:
     """How many labelled rows a training that began now could use."""
     end = now - duration(loop.training.holdout)
     start = end - duration(loop.training.window)

@@ -77,7 +77,7 @@ def decide(
         f"frozen ({frozen})" if frozen else "",
         f"{active[0]} has not ended" if active else "",
         "retraining is switched off" if not loop.retrain.enabled else "",
-        _cooling(history, now, loop),
+        cooling(history, now, loop),
         _spent(history, now, loop),
         _few(rows, loop),
     ):
@@ -141,7 +141,8 @@ def _checks(number: int) -> str:
     return f"{number} check{'s' * (number != 1)}"
 
 
-def _cooling(history: History, now: datetime, loop: Loop) -> str:
+def cooling(history: History, now: datetime, loop: Loop) -> str:
+    """What is left of the cooldown, in words; empty where it is over."""
     if history.ended is None:
         return ""
     rest = history.ended + duration(loop.retrain.cooldown) - now

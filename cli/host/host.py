@@ -109,15 +109,16 @@ class Host:
         assert isinstance(self._clock, VirtualClock)
         handled = self.run_due_timers() + self.pump()
         while self._clock.now() < to:
-            self._clock.set(min(to, *self._dues()))
+            self._clock.set(min(to, self.next_due() or to))
             handled += self.run_due_timers() + self.pump()
         return handled
 
-    def _dues(self) -> list[datetime]:
+    def next_due(self) -> datetime | None:
+        """When something is due next: a timer, a scheduled message, an event to be tried again."""
         found = [self.next_timer()]
         found += [self._bus.next_due(f.queue) for f in self._of("queue")]  # type: ignore[arg-type]
         found += [self._topic.next_due(f.name) for f in self._of("event")]
-        return [due for due in found if due is not None]
+        return min((due for due in found if due is not None), default=None)
 
     # Real time
 

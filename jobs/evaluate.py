@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +25,69 @@ from jobs.table import Table, load
 from triggers.config import METRICS, Loop, parse_loop
 
 
-def evidence(
-    table: Table, champion: NDArray[np.float64], challenger: NDArray[np.float64], loop: Loop
-) -> dict[str, Any]:
-    """The comparison on labelled rows, over all sites and each, from the scores [n] of both."""
-    metric = loop.gates.metric or METRICS[loop.task][0]
-    confidence = loop.gates.confidence
+@dataclass(frozen=True)
+class Comparison:
+    """Labelled rows, and what both candidates make of them; a user's script may add to `evidence`."""
 
-    def compared(which: NDArray[Any]) -> dict[str, Any]:
-        rows = table.take(which)
-        return asdict(compare(metric, rows.label, champion[which], challenger[which], rows.at, confidence))
+    rows: Table
+    champion: NDArray[np.float64]
+    challenger: NDArray[np.float64]
+    loop: Loop
+    evidence: dict[str, Any] = field(default_factory=dict)
 
-    overall = compared(np.arange(len(table)))
-    overall |= {f"{name}_value": overall.pop(name) for name in ("champion", "challenger")}
-    losses = {"champion": champion, "challenger": challenger}
-    return {
-        "metric": metric,
-        "confidence": confidence,
-        **overall,
-        "log_loss": {n: _log_loss(table, s) for n, s in losses.items()} if loop.task == "binary" else None,
-        "unscored": {n: int(np.isnan(s).sum()) for n, s in losses.items()},
-        "sites": {site: compared(np.flatnonzero(table.site == site)) for site in table.sites()},
-    }
+    @property
+    def metric(self) -> str:
+        return self.loop.gates.metric or METRICS[self.loop.task][0]
+
+    def on(self, which: NDArray[Any]) -> dict[str, Any]:
+        """The comparison on some of the rows, by mask or index: rows, champion, challenger, gain, gain_low,
+        gain_high."""
+        rows = self.rows.take(which)
+        confidence = self.loop.gates.confidence
+        return asdict(
+            compare(self.metric, rows.label, self.champion[which], self.challenger[which], rows.at, confidence)
+        )
+
+    def measured(self) -> dict[str, Any]:
+        """The comparison over all sites, and at each."""
+        scores = {"champion": self.champion, "challenger": self.challenger}
+        binary = self.loop.task == "binary"
+        return {
+            **_headline(self.loop, self.on(np.arange(len(self.rows)))),
+            "log_loss": {n: log_loss(self.rows.label, s)[0] for n, s in scores.items()} if binary else None,
+            "unscored": {n: int(np.isnan(s).sum()) for n, s in scores.items()},
+            "sites": {site: self.on(self.rows.site == site) for site in self.rows.sites()},
+        }
+
+    @classmethod
+    @contextmanager
+    def from_arguments(cls, argv: Sequence[str] | None = None) -> Iterator[Comparison]:
+        """The comparison that the command line asks for; what its `evidence` holds in the end is written."""
+        parser = argparse.ArgumentParser(description="Compare two candidates.")
+        for name in ("data", "loop", "champion", "challenger", "out"):
+            parser.add_argument(f"--{name}", type=Path, required=True)
+        args = parser.parse_args(argv)
+        loop = parse_loop(args.loop.read_text(), str(args.loop))
+        schema = loop.schema.telemetry(loop.task)
+        rows = load(args.data, schema).labelled
+        champion, challenger = (Model(folder / "model.onnx", schema) for folder in (args.champion, args.challenger))
+        found = cls(rows, champion.score(rows), challenger.score(rows), loop)
+        found.evidence.update(found.measured(), latency_ms=challenger.latency(rows))
+        yield found
+        args.out.write_text(json.dumps(finite(found.evidence), allow_nan=False))
+        print(f"compared on {len(rows):,} rows")
 
 
 def nothing(loop: Loop) -> dict[str, Any]:
     """The evidence of no rows."""
-    empty = Compared(0)
-    return {
-        "metric": loop.gates.metric or METRICS[loop.task][0],
-        "confidence": loop.gates.confidence,
-        "rows": 0,
-        "champion_value": empty.champion,
-        "challenger_value": empty.challenger,
-        "gain": empty.gain,
-        "gain_low": empty.gain_low,
-        "gain_high": empty.gain_high,
-        "log_loss": None,
-        "sites": {},
-        "latency_ms": {"p50": None, "p95": None},
-    }
+    unmeasured = {"log_loss": None, "sites": {}, "latency_ms": {"p50": None, "p95": None}}
+    return {**_headline(loop, asdict(Compared(0))), **unmeasured}
 
 
-def _log_loss(table: Table, score: NDArray[np.float64]) -> float:
-    return log_loss(table.label, score)[0] if len(table) else math.nan
+def _headline(loop: Loop, compared: dict[str, Any]) -> dict[str, Any]:
+    values = {f"{name}_value": compared.pop(name) for name in ("champion", "challenger")}
+    metric = loop.gates.metric or METRICS[loop.task][0]
+    return {"metric": metric, "confidence": loop.gates.confidence, **compared, **values}
 
 
 def finite(value: Any) -> Any:
@@ -80,18 +100,8 @@ def finite(value: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compare two candidates.")
-    for name in ("data", "loop", "champion", "challenger", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    args = parser.parse_args(argv)
-    loop = parse_loop(args.loop.read_text(), str(args.loop))
-    schema = loop.schema.telemetry(loop.task)
-    table = load(args.data, schema).labelled
-    champion, challenger = (Model(folder / "model.onnx", schema) for folder in (args.champion, args.challenger))
-    found = evidence(table, champion.score(table), challenger.score(table), loop)
-    found["latency_ms"] = challenger.latency(table)
-    args.out.write_text(json.dumps(finite(found), allow_nan=False))
-    print(f"compared on {len(table):,} rows")
+    with Comparison.from_arguments(argv):
+        pass
 
 
 if __name__ == "__main__":

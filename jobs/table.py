@@ -97,8 +97,8 @@ def load(path: Path, schema: Schema) -> Table:
 
 def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.int64]]:
     """A user's table (Parquet or CSV), its columns named by loop.yaml, ordered by time; and when each label became
-    known, UTC seconds [n]. `site` is where the rows are from when no column says it. Rows without a time are left out.
-    Raises BadTable."""
+    known, UTC seconds [n]. `site` is where the rows are from when no column says it. Rows without a time or a site are
+    left out. Raises BadTable."""
     found = _file(path, _wanted(loop))
     s = loop.schema
     n = found.num_rows
@@ -116,9 +116,9 @@ def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.
         _labels(found[s.label], s.label, loop.task) if s.label else nothing,
         {f.name: _feature(f, found[f.column or f.name], f.column or f.name) for f in loop.schema.features},
     )
-    usable = np.flatnonzero(readable)
+    usable = np.flatnonzero(readable & np.array([name is not None for name in table.site.tolist()], dtype=bool))
     if not len(usable):
-        raise BadTable(f"{path}: no row has a time in {s.timestamp}")
+        raise BadTable(f"{path}: no row has both a time in {s.timestamp} and a site")
     order = usable[np.argsort(at[usable], kind="stable")]
     return table.take(order), known_at[order]
 

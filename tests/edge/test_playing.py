@@ -131,21 +131,21 @@ def test_a_process_plays_goes_offline_and_comes_back(
 def test_killed_in_the_middle_it_goes_on_with_the_same_batches(
     settings: Any, registry: Any, ingest: Any, make_model: Any, start: Any
 ) -> None:
-    settings.record(days=40, per_day=100)
-    settings.plays(flush=6 * 3600)
+    settings.record(days=20, per_day=60)
+    settings.plays(flush=12 * 3600)
     edge = start()
     edge.ask("POST", "/JFK/deploy", {"candidate": registry.publish(make_model())})
-    for kill_after in (5, 60):
-        asking = threading.Thread(target=lambda edge=edge: _quietly(edge, START + 42 * DAY))
+    for kill_after in (0, 5, 40):
+        asking = threading.Thread(target=lambda edge=edge: _quietly(edge, START + 22 * DAY))
         asking.start()
         while len(ingest.bodies) < kill_after:
             time.sleep(0.005)
         edge.kill()
         asking.join()
         edge = start()
-    while edge.ask("POST", "/JFK/advance", {"to": START + 42 * DAY})[1]["buffered"]:
+    while edge.ask("POST", "/JFK/advance", {"to": START + 22 * DAY})[1]["buffered"]:
         pass
-    assert_complete(ingest, days=40, per_day=100)
+    assert_complete(ingest, days=20, per_day=60)
 
 
 def _quietly(edge: Process, to: int) -> None:

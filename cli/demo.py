@@ -38,6 +38,9 @@ class Act:
     words: str
 
 
+TABLE = "<table>"
+"""Where the settings of an act name the whole table."""
+
 ACTS = (
     Act(
         "planted-damaged-labels",
@@ -48,7 +51,7 @@ ACTS = (
     Act(
         "planted-refuses-rows",
         datetime(2013, 11, 12, tzinfo=UTC),
-        {"refuse": "rows"},
+        {"refuse": TABLE},
         "second act: somebody brings a model that is good on paper and refuses rows at the sites",
     ),
 )
@@ -69,9 +72,10 @@ class Demo(Replay):
         for act in ACTS:
             if now < act.day or shell.head(ports, name).active:
                 continue
-            candidate = self.train(act.name, *self._recent(act.day), act.settings)
-            if any(r.candidate == candidate for r in shell.runs(ports, name)):
+            if any(act.name in r.cause for r in shell.runs(ports, name)):
                 continue
+            settings = {k: str(self.options.data_file) if v == TABLE else v for k, v in act.settings.items()}
+            candidate = self.train(f"{act.name}-{now:%m-%d}", *self._recent(now), settings)
             say(f"{now:%Y-%m-%d %H:%M}  {act.words}")
             shell.submit(ports, name, candidate, "somebody", act.name)
             self.settle()

@@ -76,6 +76,8 @@ class Replay:
         self.rows_before = 0
         self._close = contextlib.ExitStack()
         self._offline: dict[str, bool] = {}
+        self._drawing: subprocess.Popen[bytes] | None = None
+        self.report = Path()
         start = options.data.start_of_telemetry(self.loop)
         self.start = datetime.fromtimestamp(start, UTC)
         self.end = datetime.fromtimestamp(options.data.last + 1, UTC)
@@ -278,6 +280,43 @@ class Replay:
             raise Refused(f"review: {found['error']}")
         return found
 
+    def _draw(self) -> None:
+        """Begin to draw the report of the first run's drift, beside everything else, unless that is done."""
+        from triggers import loop as shell
+
+        if self._drawing is not None:
+            return
+        runs = shell.runs(self.local.ports, self.loop.loop)
+        if not runs:
+            return
+        self.report = self.state / "blobs" / "evidently" / self.loop.loop / f"{runs[0].id}.html"
+        folder = self.state / "jobs" / "drift-report"
+        spec = {
+            "name": runs[0].id,
+            "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
+            "blobs": str(self.state / "blobs"),
+            "reference": [iso(self.bootstrap.first), iso(int(self.start.timestamp()))],
+            "current": [iso(int(at.timestamp())) for at in (runs[0].started - 14 * self.tick, runs[0].started)],
+            "data": str(self.options.data_file.resolve()),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spec.json").write_text(json.dumps(spec))
+        command = [sys.executable, "-W", "ignore", "-m", "jobs.drift_report", str(folder / "spec.json")]
+        if self.report.exists():
+            command = [sys.executable, "-c", ""]
+        with (folder / "log.txt").open("ab") as log:
+            self._drawing = subprocess.Popen(
+                ["nice", *command], stdout=log, stderr=log, cwd=APP.parent, env=child_environment()
+            )
+        self._close.callback(_end, self._drawing)
+
+    def drawn(self) -> Path | None:
+        """Evidently's report of the first run's drift; waits for it. None where there was no run, or no report."""
+        if self._drawing is None:
+            return None
+        self._drawing.wait()
+        return self.report if self.report.exists() else None
+
     # --- time
 
     def ticks(self) -> Iterator[datetime]:
@@ -291,6 +330,7 @@ class Replay:
             self._network(now)
             self._play(now)
             self.settle()
+            self._draw()
             yield now
             if now >= last:
                 return

@@ -26,6 +26,7 @@ def make(replay: Replay) -> dict[str, Any]:
     ports, name = replay.local.ports, replay.loop.loop
     states = sites.states(ports, name)
     review = replay.review()
+    report = replay.drawn()
     runs = shell.runs(ports, name)
     quarantined = list(quarantine(ports, name))
     return {
@@ -48,6 +49,7 @@ def make(replay: Replay) -> dict[str, Any]:
         },
         "performance": {k: review[k] for k in ("metric", "static", "loop", "log_loss") if k in review},
         "regret": regret(runs, review),
+        "report": str(report) if report else None,
         "figures": figures(replay),
     }
 
@@ -163,6 +165,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
         out.print(f"  quarantined: {q['site']} {q['batch']}: {q['reason']}", markup=False)
     for site, state in found["sites"].items():
         out.print(f"  {site}: serves {state['candidate'][:12]}, {state['status']}", markup=False)
+    if found["report"]:
+        out.print(f"Evidently's report of the first drift: {found['report']}", markup=False, soft_wrap=True)
     out.print(
         f"[bold]Figures[/] {figures_['seconds']:.0f} s, {figures_['peak_mb']} MB at the peak (all processes), "
         f"{figures_['rows_per_second']:,} rows/s through the functions into windows"

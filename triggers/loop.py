@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -487,45 +487,62 @@ def job_ended(ports: Ports, name: str) -> None:
     common: dict[str, Any] = {"id": f"job/{name}", "run": run_id, "at": ports.clock.now()}
     if status.state != "succeeded":
         event = on.JobFailed(**common, job=name, reason=status.reason or status.state)
-    elif kind == "train":
-        event = on.Trained(**common, candidate=status.result["candidate"], rows=status.result["rows"])
     else:
-        event = _evidence(ports, common, status.result)
+        try:
+            event = _trained(common, status.result) if kind == "train" else _evidence(ports, common, status.result)
+        except (KeyError, AttributeError, TypeError, ValueError, msgspec.ValidationError) as problem:
+            event = on.JobFailed(**common, job=name, reason=f"what it wrote cannot be read: {problem}")
     ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
 
 
+def _trained(common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained:
+    made = {"type": "trained", **common, "candidate": result["candidate"], "rows": result["rows"]}
+    return msgspec.convert(made, on.Trained)
+
+
 def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Evaluated:
-    """What the evaluation wrote, kept whole under its digest. What is no number becomes None, and fails the gate."""
+    """What the evaluation wrote, kept whole under its digest. What is no number becomes None, and fails the gate.
+
+    Raises KeyError, AttributeError, TypeError, ValueError or ValidationError where it is no evidence at all.
+    """
     data = msgspec.json.encode(_finite(dict(result)), order="deterministic")
     name = codec.digest(data)
     ports.blobs.put(f"evidence/{name}.json", data)
 
-    def compared(part: Mapping[str, Any], prefix: str = "") -> on.Comparison:
-        return on.Comparison(
-            rows=int(part.get("rows") or 0),
-            champion=part.get(f"champion{prefix}"),
-            challenger=part.get(f"challenger{prefix}"),
-            gain=part.get("gain"),
-            gain_low=part.get("gain_low"),
-            gain_high=part.get("gain_high"),
-        )
+    def compared(part: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:
+        return {
+            "rows": int(part.get("rows") or 0),
+            "champion": part.get(f"champion{suffix}"),
+            "challenger": part.get(f"challenger{suffix}"),
+            "gain": part.get("gain"),
+            "gain_low": part.get("gain_low"),
+            "gain_high": part.get("gain_high"),
+        }
 
     found = msgspec.json.decode(data)
-    evidence = on.Evidence(
-        champion=found["champion"],
-        challenger=found["challenger"],
-        metric=found["metric"],
-        confidence=found["confidence"],
-        overall=compared(found, "_value"),
-        sites={name: compared(part) for name, part in found["sites"].items()},
-        log_loss=found.get("log_loss") or {},
-        start=datetime.fromisoformat(found["from"]) if found.get("from") else None,
-        end=datetime.fromisoformat(found["to"]) if found.get("to") else None,
-        data=found.get("data") or "",
-        latency_ms=found.get("latency_ms") or {},
-        bytes=int(found.get("bytes") or 0),
-    )
-    return on.Evaluated(**common, evidence=evidence, digest=name)
+    evidence = {
+        "champion": found["champion"],
+        "challenger": found["challenger"],
+        "metric": found["metric"],
+        "confidence": found["confidence"],
+        "overall": compared(found, "_value"),
+        "sites": {name: compared(part) for name, part in (found.get("sites") or {}).items()},
+        "log_loss": found.get("log_loss") or {},
+        "start": _time(found.get("from")),
+        "end": _time(found.get("to")),
+        "data": found.get("data") or "",
+        "latency_ms": found.get("latency_ms") or {},
+        "bytes": int(found.get("bytes") or 0),
+    }
+    return on.Evaluated(**common, evidence=msgspec.convert(evidence, on.Evidence), digest=name)
+
+
+def _time(text: str | None) -> datetime | None:
+    """UTC where it names no offset."""
+    if not text:
+        return None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _finite(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import azure.functions as func
 
 from functions import answers
+from triggers.run import Phase
 from triggers.views import ApprovalView, PlanWave, RunDetail
 
 POLICY = (
@@ -68,6 +69,7 @@ def shell(title: str, *body: Html, refresh: bool = False) -> Html:
     return html(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{} · driftloop</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">{}'
+        '<link rel="icon" href="/api/ui/icon.svg" type="image/svg+xml">'
         '<link rel="stylesheet" href="/api/ui/style.css"></head><body class="page">'
         '<header class="bar"><a class="brand" href="/api/ui/">driftloop</a></header>'
         "<main>{}</main></body></html>",
@@ -142,7 +144,8 @@ def _state(detail: RunDetail, asked: ApprovalView, person: str, refused: str) ->
         at = f" at {when(asked.answered)}" if asked.answered else ""
         why = f": {asked.reason}" if asked.reason else ""
         said = f"{asked.state.capitalize()}{by}{at}{why}."
-        follows = f"The run is now {detail.run.phase}: {detail.run.because}."
+        heard = detail.run.phase is not Phase.AWAITING_APPROVAL
+        follows = f"The run is now {detail.run.phase}: {detail.run.because}." if heard else "The run hears of it now."
         notes.append(html('<p class="note {}"><strong>{}</strong> {}</p>', good, said, follows))
     if person not in asked.approvers:
         names = ", ".join(asked.approvers) or "nobody is on it"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -31,9 +31,6 @@ from triggers.approval import Request
 APP = Path(__file__).parents[2] / "function_app.py"
 START = datetime(2013, 4, 1, 6, 30, tzinfo=UTC)
 LOOP = "flights"
-HOSTILE = "<img src=x onerror=boom()>"
-"""A site's name, as fleet.yaml allows it."""
-
 LOOP_YAML = """
 loop: flights
 schema:
@@ -269,8 +266,6 @@ class Stage:
 
     def form(self, run: str) -> dict[str, str]:
         """The approval page's form, as a browser would send it back."""
-        import re
-
         page = self.get(f"/api/approvals/{run}").text
         return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
 
@@ -315,10 +310,3 @@ def empty(tmp_path: Path) -> Iterator[Stage]:
     """A state in which nothing has happened."""
     with Stage(tmp_path / "state") as stage:
         yield stage
-
-
-Events = Callable[[], list[str]]
-
-
-def plain(value: Any) -> Any:
-    return msgspec.to_builtins(value)

@@ -96,11 +96,13 @@ class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):
 
 
 class RollbackReported(Event, frozen=True, kw_only=True, tag="rollback-reported"):
-    """How far the way back is; a deferred site goes back when it returns."""
+    """How far the way back is; a deferred site goes back when it returns, a stuck one has refused to."""
 
     restored: int
     deferred: int
     pending: int
+    stuck: int = 0
+    because: str = ""
 
 
 class DeadlinePassed(Event, frozen=True, kw_only=True, tag="deadline-passed"):

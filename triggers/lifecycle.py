@@ -143,7 +143,7 @@ def _answered(run: Run, event: on.Answered) -> Step:
     if (event.candidate, event.evidence) != (run.candidate, run.evidence):
         return _to(Phase.REJECTED, run, event, f"the answer of {event.by} is about another candidate or evidence")
     if not event.waves:
-        return _to(Phase.REJECTED, run, event, "the plan names no site")
+        return _to(Phase.REJECTED, run, event, "the plan is not the one that was shown, or names no site")
     approved = replace(run, approved_by=event.by, plan=event.plan, waves=event.waves)
     return _start_wave(approved, event, 0, f"approved by {said}")
 
@@ -192,7 +192,8 @@ def _restored(run: Run, event: on.RollbackReported) -> Step:
     if event.pending:
         return Step(run)
     later = f", {event.deferred} offline follow when they return" if event.deferred else ""
-    return _to(Phase.ROLLED_BACK, run, event, f"{run.because}; {event.restored} sites taken back{later}")
+    stuck = f", {event.stuck} refused the way back: {event.because}" if event.stuck else ""
+    return _to(Phase.ROLLED_BACK, run, event, f"{run.because}; {event.restored} sites taken back{later}{stuck}")
 
 
 def _job_failed(run: Run, event: on.JobFailed) -> Step:

@@ -12,7 +12,7 @@ from triggers.config import Fleet, Rollout, Site, duration
 from triggers.events import Wave, WaveReported
 from triggers.gates import Verdict
 
-SiteStatus = Literal["waiting", "asked", "applied", "verified", "failed", "deferred", "restoring", "restored"]
+SiteStatus = Literal["waiting", "asked", "applied", "verified", "failed", "deferred", "restoring", "restored", "stuck"]
 
 
 class PlannedWave(msgspec.Struct, frozen=True):

@@ -76,22 +76,24 @@ def deploy_wave(ports: Ports, run: Run, wave: int) -> None:
 
 
 def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bool = False) -> None:
-    """Ask every site that was reached to go back, newest wave first; a site that was not yet asked stays as it is."""
-    plan = load_plan(ports, run.plan)
+    """Ask every site on the run's list to go back, newest wave first, but for those that are on their way.
+
+    A site that was listed and not yet asked is asked, too, so that a late request finds a newer one there.
+    """
     now = ports.clock.now()
-    reached = {row.site: row for _, row in rows(ports, run.id)}
     changes = []
-    for site in plan.through(through):
-        row = reached.get(site)
-        if row is None or row.status == "restored" or (only_failed and row.status != "failed"):
+    for _, row in reversed(rows(ports, run.id)):
+        if row.wave > through or (only_failed and row.status != "failed"):
             continue
-        state = state_of(ports, run.loop, site)
+        state = state_of(ports, run.loop, row.site)
+        if state.run == run.id and state.action == "rollback" and state.status != "asked":
+            continue
         changes.append(
             replace(
-                _deployment(run, row.wave, site, now),
-                id=f"{run.id}/{site}/rollback",
+                _deployment(run, row.wave, row.site, now),
+                id=f"{run.id}/{row.site}/rollback",
                 action="rollback",
-                candidate=state.before if state.run == run.id else state.last_good,
+                candidate=_way_back(state, run.id),
                 fence=fence(run.id, back=True),
                 reason=reason,
             )
@@ -100,11 +102,19 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
 
 
 def ask_again(ports: Ports, run: Run) -> None:
-    """Ask the sites of the current wave that a freeze or a crash left waiting."""
+    """Ask the sites that a freeze, a crash or a request given up on left waiting."""
     now = ports.clock.now()
-    waiting = [row for _, row in rows(ports, run.id) if row.status == "waiting" and row.wave == run.wave]
-    if run.phase is Phase.ROLLING_OUT:
-        _ask(ports, [_deployment(run, row.wave, row.site, now) for row in waiting], suffix=f"/{now:%Y%m%dT%H%M%S}")
+    if run.phase is Phase.ROLLING_BACK:
+        roll_back(ports, run, run.wave, run.because)
+    if run.phase is not Phase.ROLLING_OUT:
+        return
+    waiting = [row for _, row in rows(ports, run.id) if row.status in ("waiting", "asked") and row.wave == run.wave]
+    _ask(ports, [_deployment(run, row.wave, row.site, now) for row in waiting], suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+def _way_back(state: SiteState, run: str) -> str:
+    """The candidate that a site goes back to from this run; where the run has not reached it, it stays."""
+    return state.before if state.run == run else state.last_good
 
 
 def fence(run_id: str, back: bool = False) -> int:
@@ -181,7 +191,7 @@ def deploy(ports: Ports, change: Change) -> None:
     except Offline as problem:
         settle(ports, change, "deferred", str(problem) or "offline")
     except Refused as problem:
-        settle(ports, change, "failed", f"{change.site}: {problem}")
+        settle(ports, change, "stuck" if change.action == "rollback" else "failed", f"{change.site}: {problem}")
     else:
         settle(ports, change, "restoring" if change.action == "rollback" else "applied", "")
 
@@ -202,7 +212,7 @@ def _intend(ports: Ports, change: Change) -> SiteState | None:
         wave=change.wave,
         action=change.action,
         fence=change.fence,
-        before=state.last_good if change.action == "deploy" and state.run != change.run else state.before,
+        before=_way_back(state, change.run),
         status="asked",
         reason=change.reason,
         asked=now,
@@ -243,7 +253,7 @@ def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> S
     health = state.health
     if health is None or batch.candidate != state.candidate or end <= health.since:
         return state
-    if state.status in ("restoring", "deferred", "asked") and state.action == "rollback":
+    if state.status in ("restoring", "deferred", "asked", "stuck") and state.action == "rollback":
         back = "its telemetry names the last known good"
         return replace(state, status="restored", reason=back, last_good=state.candidate)
     if state.status not in ("applied", "verified", "deferred", "asked") or state.action != "deploy":
@@ -331,7 +341,7 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
                 reason=state.reason,
             )
             ports.topic.publish([cloud_event(_TOLD[state.status], change, now)])
-    if state.status in ("verified", "failed", "deferred", "restored"):
+    if state.status in ("verified", "failed", "deferred", "restored", "stuck"):
         report(ports, state.run)
 
 
@@ -359,16 +369,18 @@ def report(ports: Ports, run_id: str) -> None:
             because=because,
         )
     elif run.phase is Phase.ROLLING_BACK:
-        restored, deferred, pending = _way_back(listed)
+        restored, deferred, stuck, pending = _count_back(listed)
         if pending:
             return
         event = RollbackReported(
-            id=f"back/{run_id}/{restored}-{deferred}-{pending}",
+            id=f"back/{run_id}/{restored}-{deferred}-{stuck}-{pending}",
             run=run_id,
             at=now,
             restored=restored,
             deferred=deferred,
             pending=pending,
+            stuck=stuck,
+            because=next((r.reason for r in listed if r.status == "stuck"), ""),
         )
     else:
         if run.phase is Phase.VERIFIED and any(r.status == "failed" for r in listed):
@@ -378,10 +390,11 @@ def report(ports: Ports, run_id: str) -> None:
     ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
 
 
-def _way_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int]:
+def _count_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int, int]:
+    """(restored, deferred, stuck, pending); a site that was never asked has nowhere to go back from."""
     statuses = [r.status for r in listed]
-    restored, deferred = statuses.count("restored"), statuses.count("deferred")
-    return restored, deferred, len(statuses) - restored - deferred - statuses.count("waiting")
+    restored, deferred, stuck = (statuses.count(s) for s in ("restored", "deferred", "stuck"))
+    return restored, deferred, stuck, len(statuses) - restored - deferred - stuck - statuses.count("waiting")
 
 
 def rows(ports: Ports, run_id: str) -> list[tuple[str, RolloutRow]]:

@@ -94,7 +94,7 @@ _MORE: dict[type[on.Event], dict[str, Any]] = {
         "waves": (on.Wave("lab", 1), on.Wave("plant", 2)),
     },
     on.WaveReported: {"wave": 0, "verified": 1, "failed": 0, "deferred": 0, "pending": 0},
-    on.RollbackReported: {"restored": 1, "deferred": 0, "pending": 0},
+    on.RollbackReported: {"restored": 1, "deferred": 0, "pending": 0, "stuck": 0, "because": ""},
     on.DeadlinePassed: {"phase": "training"},
     on.Cancelled: {"by": "ann", "reason": "wrong month"},
     on.RollBackAsked: {"by": "ann", "reason": "complaints"},

@@ -295,7 +295,7 @@ def test_an_approval_starts_the_first_wave() -> None:
         ({"answer": "reject"}, "rejected by ann: looks right"),
         ({"candidate": OLD}, "the answer of ann is about another candidate or evidence"),
         ({"evidence": "e2"}, "the answer of ann is about another candidate or evidence"),
-        ({"waves": ()}, "the plan names no site"),
+        ({"waves": ()}, "the plan is not the one that was shown, or names no site"),
     ],
 )
 def test_any_other_answer_deploys_nothing(changes: dict[str, Any], why: str) -> None:
@@ -426,7 +426,7 @@ def test_what_is_under_way_is_undone(phase: Phase, kind: type[on.Event], ends: P
         ({"restored": 1, "deferred": 1}, "x moved; 1 sites taken back, 1 offline follow when they return"),
     ],
 )
-def test_the_way_back_ends_when_no_site_is_pending(counts: dict[str, int], words: str) -> None:
+def test_the_way_back_ends_when_no_site_is_pending(counts: dict[str, Any], words: str) -> None:
     step = advance(a_run(Phase.ROLLING_BACK), an_event(on.RollbackReported, **counts))
     assert (step.run.phase, step.run.because) == (Phase.ROLLED_BACK, words)
     assert step.effects == (told(Phase.ROLLED_BACK, words),)

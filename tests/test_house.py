@@ -53,7 +53,6 @@ def test_the_layout_is_there() -> None:
         "adapters/local",
         "docs/schemas",
         "examples/flights",
-        "infra",
         "tests",
         "bench",
     }

@@ -49,7 +49,7 @@ class SiteConfig(Section, frozen=True, kw_only=True):
     recording (.npz) to play, none for a site that serves. A site whose data `stays` sends sketches.
     """
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
     loop: str
     state: str
     ingest: str

@@ -16,9 +16,9 @@ class BadCandidate(Refused):
     """These bytes are not the candidate that was signed, or not one that a site will open."""
 
 
-class Busy(Exception):
-    """The site is in the middle of another change: ask again."""
+class NotReady(Exception):
+    """The site has no candidate yet: deploy one, then ask again."""
 
 
 class Unreachable(Exception):
-    """The registry or the ingest cannot be reached now: ask again later."""
+    """The registry or the ingest cannot be reached now, or the site is at something else: ask again later."""

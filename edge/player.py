@@ -91,7 +91,7 @@ class Player:
         self._playing = threading.Lock()
 
     def advance(self, to: int) -> Played:
-        """Play everything up to `to` (UTC seconds), then send what waits. Raises Busy while there is no candidate."""
+        """Play everything up to `to` (UTC seconds), and send what waits. Raises NotReady before the first candidate."""
         with self._playing:
             rows = sent = 0
             more = True

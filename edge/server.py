@@ -10,11 +10,12 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from edge.config import Config
-from edge.errors import Busy, Refused, Unreachable
+from edge.errors import NotReady, Refused, Unreachable
 from edge.player import Player, Recording
 from edge.site import Site
 
@@ -89,8 +90,9 @@ class Host:
             site.close()
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Status and body for one request."""
-        name, _, what = path.strip("/").partition("/")
+        """Status and body for one request; `path` names a site, quoted as in a URL."""
+        name, _, what = urlsplit(path).path.strip("/").partition("/")
+        name = unquote(name)
         if not name:
             return 200, {"sites": sorted(self.sites)}
         site = self.sites.get(name)
@@ -101,7 +103,7 @@ class Host:
             return ask(self, site, body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return 400, {"error": str(error)}
-        except Busy as error:
+        except NotReady as error:
             return 409, {"error": str(error)}
         except Refused as error:
             return 422, {"error": str(error)}

@@ -24,7 +24,7 @@ from edge import keys
 from edge.buffer import Buffer, Faults
 from edge.candidate import MANIFEST, MODEL, REFERENCE, SIGNATURE
 from edge.config import SiteConfig
-from edge.errors import BadCandidate, Busy, Refused, Unreachable
+from edge.errors import BadCandidate, NotReady, Refused, Unreachable
 from edge.link import Answer, Registry, Uplink
 from edge.scorer import Scorer
 from edge.state import State, write_file
@@ -33,6 +33,8 @@ from edge.telemetry import Telemetry
 MAX_ROWS = 10_000
 """In one request."""
 _FLUSH_ROWS = 20_000
+_PATIENCE = 5.0
+"""Seconds for which one change waits for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,13 @@ class Site:
     def deploy(self, digest: str, change: str = "") -> None:
         """Serve this candidate: fetched, checked and opened first, then swapped in. What is served already stays.
 
-        Raises Refused with the reason, Busy during another change, Unreachable where the registry is; then the site
-        serves on as before.
+        Raises Refused with the reason, Unreachable where the registry is, or where another change takes long; then
+        the site serves on as before.
         """
         if not self.online:
             raise Unreachable("the site is offline")
-        if not self._deploying.acquire(blocking=False):
-            raise Busy("another change is under way")
+        if not self._deploying.acquire(timeout=_PATIENCE):
+            raise Unreachable("another change is under way")
         try:
             if digest != self.candidate:
                 self._fetch(digest)
@@ -285,9 +287,9 @@ class Site:
         return self._uplink.post(body)
 
     def serving(self) -> Served:
-        """What is served now. Raises Busy before the first candidate."""
+        """What is served now. Raises NotReady before the first candidate."""
         if self.served is None:
-            raise Busy("no candidate is deployed here yet")
+            raise NotReady("no candidate is deployed here yet")
         return self.served
 
     def _requests(self) -> dict[str, Serving]:

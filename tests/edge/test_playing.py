@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -37,8 +36,8 @@ END = START + 12 * DAY
 class Process:
     """`python -m edge`, and what it answers."""
 
-    def __init__(self, config: Path) -> None:
-        command = [sys.executable, "-m", "edge", "--config", str(config)]
+    def __init__(self, config: Path, *more: str) -> None:
+        command = [sys.executable, "-m", "edge", "--config", str(config), *more]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}, text=True
         )
@@ -70,11 +69,11 @@ class Process:
 
 
 @pytest.fixture
-def start(settings: Any) -> Iterator[Callable[[], Process]]:
+def start(settings: Any) -> Iterator[Callable[..., Process]]:
     begun: list[Process] = []
 
-    def begin() -> Process:
-        begun.append(Process(settings.path))
+    def begin(*more: str) -> Process:
+        begun.append(Process(settings.path, *more))
         return begun[-1]
 
     yield begin
@@ -314,9 +313,11 @@ def test_a_recording_out_of_order_is_put_in_order(tmp_path: Path) -> None:
     assert (recording.next(0, 0), recording.next(2, 0), recording.next(3, 2)) == (10, 25, None)
 
 
-def test_sigterm_is_a_clean_end(settings: Any, start: Any) -> None:
-    settings.site()
-    edge = start()
-    edge.process.send_signal(signal.SIGTERM)
-    assert edge.process.wait(20) == 0
-    edge.end()
+def test_it_lives_with_its_parent_and_a_site_may_have_any_name(settings: Any, start: Any) -> None:
+    settings.site(name="Zürich / 1")
+    edge = start("--parent", str(os.getpid()))
+    assert edge.ask("GET", "/Z%C3%BCrich%20%2F%201/status")[1]["site"] == "Zürich / 1"
+    assert edge.end() == 0
+    orphan = start("--parent", "1")
+    assert orphan.process.wait(20) == 0
+    orphan.end()

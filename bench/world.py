@@ -58,6 +58,10 @@ class World:
         score = 1 / (1 + np.exp(-(np.nan_to_num(x) @ self.weight) - 0.2))
         return x, site, score, (r.random(len(site)) < score).astype(float)
 
+    def reseed(self, seed: int) -> None:
+        """Other days from here on, of the same world."""
+        self.rng = np.random.default_rng(10_000 + seed)
+
     def reference(self, days: int, bins: int = 64) -> Reference:
         """The reference of the first `days` days."""
         parts = [self.day(t) for t in range(days)]
@@ -90,13 +94,19 @@ class Watch:
         outcome = np.bincount((site * GROUPS + group) * 2 + (label > 0.5), minlength=s * GROUPS * 2)
         return counts.astype(np.float32), outcome.reshape(s, GROUPS, 2).astype(float)
 
-    def step(self, change: Change | None = None) -> float:
+    def step_with(self, peers: object, change: Change | None = None) -> dict[str, float]:
+        """One more day, and what `peers.day` makes of the same rows."""
+        day = self.world.day(self.t, change)
+        self.step(day=day)
+        return peers.day(day[0], day[1])  # type: ignore[attr-defined,no-any-return]
+
+    def step(self, change: Change | None = None, day: tuple | None = None) -> float:
         """The evidence after one more day."""
-        groups, outcomes = self.groups(*self.world.day(self.t, change))
+        groups, outcomes = self.groups(*(day or self.world.day(self.t, change)))
         sums = self.model.sums(groups, outcomes, np.zeros((self.world.sites, 4)))
-        scores = self.model.scores(sums, self.reference.sites, self.t)
-        self.last = scores
-        self.state = self.detector.step(self.state, self.reference.sites, scores, self.t, self.limit)
+        scored = self.model.scores(sums, self.reference.sites, self.t)
+        self.last = scored[0]
+        self.state = self.detector.step(self.state, self.reference.sites, scored, self.t, self.limit)
         self.t += 1
         self.state, evidence, weights = self.detector.judged(self.state, self.limit)
         return float((evidence * weights).sum())

@@ -54,6 +54,9 @@ _CAP = 3.0
 RECENT = 3
 """Where the fading mean is among a state's scores."""
 
+_BEYOND_ALARM = 1.0
+"""One detector's logarithm goes no further than this beyond what would be an alarm by itself, so that it can end."""
+
 _UNIT = 64.0
 _FADE = 0.3
 _PRIOR = 60.0
@@ -158,7 +161,7 @@ class Tail:
         start = max(_BEYOND, 10.0 / n)
         place = int(np.argmax(above <= start))
         beyond = x[x > grid[place]] - grid[place]
-        effective = max(min(len(beyond), days / 4.0), 1.0)
+        effective = max(min(len(beyond), days), 1)
         excess = (float(beyond.mean()) if len(beyond) else 0.4) * (1.0 + 1.0 / np.sqrt(effective))
         log_p = np.log(np.minimum(above, 1.0))
         log_p[place:] = log_p[place] - (grid[place:] - grid[place]) / max(excess, 0.25)
@@ -266,15 +269,16 @@ class Detector:
             made[:, pick] = tail(scores[:, pick])
         return made
 
-    def step(self, state: State, sites: Sequence[str], scores: F64, period: int, limit: float) -> State:
-        """Take in one period: the scores [n, streams] of windows at `sites`, for alarms at evidence `limit`."""
+    def step(self, state: State, sites: Sequence[str], scored: tuple[F64, F64], period: int, limit: float) -> State:
+        """Take in one period: the scores and memory [n, streams] of windows at `sites` (see streams.Model.scores), for
+        alarms at evidence `limit`."""
+        scores, memory = (x.astype(np.float32) for x in scored)
         state = state.joined(sites)
         place = {name: i + 1 for i, name in enumerate(state.sites)}
         rows = np.array([0, *(place[name] for name in sites)])
         stored, gap = state.scores[:, rows], period - state.last[rows]
-        memory = self.model.memory(sites).astype(np.float32)
-        own, kept = self._fresh(scores.astype(np.float32), stored[:, 1:], gap[1:], memory, self._link[1])
-        days = np.full((1, scores.shape[1]), max(self.model.days, 2), np.float32)
+        own, kept = self._fresh(scores, stored[:, 1:], gap[1:], memory, self._link[1])
+        days = np.minimum(np.median(memory, axis=0), np.float32(max(self.model.days, 2)))[None]
         known = np.array([[name in self.model.index] for name in sites])
         mean = self.fleet(np.where(known, own, np.float32(np.nan)))
         all_of, kept_of_all = self._fresh(mean[None], stored[:, :1], gap[:1], days, self._link[0])
@@ -284,8 +288,9 @@ class Detector:
         bets -= _COST
         before = state.evidence[rows]
         bets += _AHEAD.take(before)
-        most = np.log(limit * max(self.model.layout.streams * len(state.sites), 1)) + 1.0
-        np.clip(bets, np.float32(0), np.float32(min(float(_code(most)), 255.0)), out=bets)
+        alone = np.log(limit * 6 / np.maximum(self.weights(len(state.sites))[rows], 1e-12))
+        most = np.minimum(_code(alone + _BEYOND_ALARM), 255.0).astype(np.float32)
+        np.clip(bets, np.float32(0), most[:, :, None], out=bets)
         codes = bets.astype(np.uint8)
         evidence, scores_after, last = state.evidence.copy(), state.scores.copy(), state.last.copy()
         evidence[rows] = np.where(seen[:, :, None], codes, before)

@@ -226,12 +226,12 @@ def _step(
     labels = m.by_group(np.array([o.counts for o in outcomes]))
     sums = m.sums(groups, labels, np.array([o.sums for o in outcomes], np.float64))
     period = windows[0].start // reference.seconds
-    scores = m.scores(sums, sites, period)
+    scores, memory = m.scores(sums, sites, period)
     few = np.array([w.rows < limits.minimum_rows for w in windows])
     scores[few, :-3] = np.nan
     few = np.array([o.labels < limits.minimum_rows for o in outcomes])
     scores[few, -3:] = np.nan
-    return detector(reference).step(state, sites, scores, period, limits.evidence)
+    return detector(reference).step(state, sites, (scores, memory), period, limits.evidence)
 
 
 def _seen(state: State, windows: Sequence[Window]) -> State:

@@ -27,6 +27,7 @@ _PER_PHASE = 4
 _TRUST = 20.0
 """A site's own day-to-day variance counts as much as the fleet's once it rests on this many windows."""
 
+_LEAST_MEMORY = 1.2
 _VALUES = GROUPS - 2
 _LEAST = 30.0
 """Fewer labels, or values that are there, than this in a window are no evidence."""
@@ -183,9 +184,6 @@ class Model:
         scores = gap / np.sqrt(np.maximum(noise + self.daily[site], 1e-12))
         if len(site):
             self._center, self._width = _moments(self._shape(scores))
-        c = self.layout.columns
-        span = np.concatenate((self.span[:, : 2 * c], self.span[:, :c], self.span[:, -3:]), axis=1)
-        self._memory = np.maximum(np.concatenate((span, np.zeros((1, span.shape[1])))), 2.0)
         self.ordinary, self.ordinary_period, self.ordinary_site = self._streams(scores), self._period, site
         ranked = np.abs(self._ranks).max(axis=1) > 0
         enough = ~np.isnan(self.ordinary[:, -3:]).all(axis=0) if len(site) else np.zeros(3, np.bool_)
@@ -230,11 +228,13 @@ class Model:
         self.season = (total / (count + trust)).reshape(-1, self.phases, gap.shape[1])
         return np.asarray((total[cell] - np.nan_to_num(gap)) / (np.maximum(count[cell] - 1, 0) + trust))
 
-    def scores(self, sums: Sums, sites: Sequence[str], period: int) -> F64:
-        """Streams [n, streams] of one period's windows, at the sites named; NaN where there is no evidence. Ordinary
-        ones have mean 0 and variance 1; the level's own uncertainty is left to the detector (see `memory`)."""
+    def scores(self, sums: Sums, sites: Sequence[str], period: int) -> tuple[F64, F64]:
+        """Streams [n, streams] of one period's windows at the sites named, with mean 0 and variance 1 where all is as
+        usual, NaN where there is no evidence; and how many such windows the levels rest on, [n, streams]: few where
+        traffic is now much larger than in training, about 2 for a site that training did not know."""
         index = np.array([self.index.get(name, -1) for name in sites])
-        level, spread, floor = (_rows(a, index) for a in self._ordinary(period % self.phases))
+        level, spread, floor, doubt = (_rows(a, index) for a in self._ordinary(period % self.phases))
+        c = self.layout.columns
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.float32(1) / np.asarray(sums.count, np.float32)
             gap = np.asarray(sums.total, np.float32) * share
@@ -242,15 +242,18 @@ class Model:
             self._project(gap)
             variance = spread * share
             variance += floor
-            c = self.layout.columns
             variance[:, 2 * c : -3] += share[:, 2 * c : -3] ** 2
+            simple = np.concatenate((variance[:, : 2 * c], variance[:, -3:]), axis=1)
+            memory = np.maximum(np.nan_to_num(simple / doubt, posinf=1e6), _LEAST_MEMORY)
             gap /= np.sqrt(variance, out=variance)
         gap[sums.count < _LEAST] = np.nan
-        return self._streams(gap)
+        known = np.where(index >= 0, self.days, 2.0)[:, None]
+        shape = np.minimum(memory[:, :c] ** 2, known)
+        return self._streams(gap), np.concatenate((memory[:, : 2 * c], shape, memory[:, -3:]), axis=1)
 
     def _ordinary(self, phase: int) -> tuple[NDArray[np.float32], ...]:
-        """(level, variance of a row, variance that no traffic lowers) [sites + 1, J]; the last row is for sites that
-        training did not know."""
+        """(level, variance of a row, variance that no traffic lowers) [sites + 1, J], (variance of the level itself)
+        without the shares; the last row is for sites that training did not know."""
         if phase not in self._by_phase:
             season = self.season[:, phase]
             rows = (
@@ -258,13 +261,13 @@ class Model:
                 (self.spread, self.spread.mean(axis=0)),
                 (np.maximum(self.spread / self.rows + self.daily, 1e-12), np.maximum(self.strange, 1e-12)),
             )
-            self._by_phase[phase] = tuple(np.concatenate((a, b[None])).astype(np.float32) for a, b in rows)
+            doubt = self.spread / self.rows + self.daily / np.maximum(self.span, 2.0)
+            c = self.layout.columns
+            strange = np.maximum(self.strange / 2, 1e-12)
+            whole = [np.concatenate((a, b[None])) for a, b in (*rows, (np.maximum(doubt, 1e-12), strange))]
+            whole[3] = np.delete(whole[3], np.s_[2 * c : -3], axis=1)
+            self._by_phase[phase] = tuple(a.astype(np.float32) for a in whole)
         return self._by_phase[phase]
-
-    def memory(self, sites: Sequence[str]) -> F64:
-        """How many windows a site's level rests on, [n, streams]: about 2 for a site that training did not know."""
-        index = np.array([self.index.get(name, -1) for name in sites])
-        return _rows(self._memory, index)
 
     def _shape(self, scores: F64) -> F64:
         """How far all group shares of a column lie from ordinary, before it is standardised, [n, C]."""

@@ -65,7 +65,7 @@ schemas:
 
 bench:
 	@$(setup) test
-	@for b in bench/*.py; do $(py) $$b || exit 1; done
+	@$(py) -m bench $(ARGS)
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

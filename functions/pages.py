@@ -63,9 +63,9 @@ def respond(status: int, page: Html, headers: Mapping[str, str] | None = None) -
     )
 
 
-def shell(title: str, *body: Html, refresh: bool = False) -> Html:
-    """A whole page; `refresh`: go on to the dashboard."""
-    onward = Html('<meta http-equiv="refresh" content="1; url=/api/ui/">') if refresh else Html("")
+def shell(title: str, *body: Html, onward: str = "") -> Html:
+    """A whole page; `onward`: where it goes on by itself."""
+    refresh = html('<meta http-equiv="refresh" content="1; url={}">', onward) if onward else Html("")
     return html(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{} · driftloop</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">{}'
@@ -74,16 +74,14 @@ def shell(title: str, *body: Html, refresh: bool = False) -> Html:
         '<header class="bar"><a class="brand" href="/api/ui/">driftloop</a></header>'
         "<main>{}</main></body></html>",
         title,
-        onward,
+        refresh,
         body,
     )
 
 
-def signed_in(name: str) -> Html:
+def signed_in(name: str, onward: str) -> Html:
     return shell(
-        "Signed in",
-        html('<h1>Signed in as {}</h1><p><a href="/api/ui/">Go on to the dashboard</a></p>', name),
-        refresh=True,
+        "Signed in", html('<h1>Signed in as {}</h1><p><a href="{}">Go on</a></p>', name, onward), onward=onward
     )
 
 
@@ -237,8 +235,9 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
 
 def _compared(where: str, part: Mapping[str, Any]) -> Html:
     low, high, gain = part.get("gain_low"), part.get("gain_high"), part.get("gain")
-    known = low is not None and high is not None
-    side = "up" if known and low > 0 else "down" if known and high < 0 else ""
+    side, interval = "", "not known"
+    if low is not None and high is not None:
+        side, interval = "up" if low > 0 else "down" if high < 0 else "", f"{low:+.4f} to {high:+.4f}"
     two = '<td class="n {}">{}<br><span class="sub">{}</span></td>'
     return html(
         '<tr><th scope="row">{}</th><td class="n">{}</td>' + 2 * two + "</tr>",
@@ -249,7 +248,7 @@ def _compared(where: str, part: Mapping[str, Any]) -> Html:
         f"champion {number(part.get('champion'))}",
         side,
         "not known" if gain is None else f"{gain:+.4f}",
-        f"{low:+.4f} to {high:+.4f}" if known else "not known",
+        interval,
     )
 
 

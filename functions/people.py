@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -15,6 +16,10 @@ from triggers.ports import Person, Ports
 bp = func.Blueprint()
 
 
+_OURS = re.compile(r"/api/(approvals/[A-Za-z0-9._-]+|ui/)")
+"""Where a login may lead on to."""
+
+
 class Session(msgspec.Struct, frozen=True):
     """Who is signed in (nobody: empty), and what a request that changes something must bring as X-CSRF-Token."""
 
@@ -25,12 +30,14 @@ class Session(msgspec.Struct, frozen=True):
 
 @bp.route("login", methods=["GET"])
 def login(req: func.HttpRequest) -> func.HttpResponse:
-    """Open the session that a login link names."""
+    """Open the session that a login link names, and go on to `next`, where that is a page of ours."""
     found = host.ports().people.login(req.params.get("token", ""))
     if found is None:
         return pages.respond(401, pages.signed_out("This link is not valid, or no longer."))
     person, cookie = found
-    return pages.respond(200, pages.signed_in(person.name), {"Set-Cookie": cookie})
+    wanted = req.params.get("next", "")
+    onward = wanted if _OURS.fullmatch(wanted) else "/api/ui/"
+    return pages.respond(200, pages.signed_in(person.name, onward), {"Set-Cookie": cookie})
 
 
 @bp.route("session", methods=["GET"])

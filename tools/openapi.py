@@ -173,8 +173,9 @@ def paths() -> dict[str, Any]:
     }
     metric = {"name": "metric", "in": "query", "schema": {"enum": list(views.METRICS), "default": "psi"}}
     token = {"name": "token", "in": "query", "required": True, "schema": {"type": "string"}}
+    onward = {"name": "next", "in": "query", "schema": {"type": "string"}}
     file, name = ({"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in ("file", "name"))
-    login = _get("Open the session that a login link names", _html("Signed in"), parameters=(token,))
+    login = _get("Open the session that a login link names", _html("Signed in"), parameters=(token, onward))
     login["get"]["responses"]["401"] = _html("The link is not valid, or no longer")
     return {
         "/api/telemetry": _telemetry(),

@@ -120,6 +120,27 @@ def test_a_session_is_a_cookie_that_scripts_and_other_sites_cannot_use(stage: An
 
 
 @pytest.mark.attack
+def test_a_login_leads_on_to_pages_of_ours_alone(stage: Any) -> None:
+    link = stage.local.people.login_link("", "anna")
+    assert (
+        'url=/api/approvals/flights.2013-04-13.1"' in stage.get(f"{link}&next=/api/approvals/flights.2013-04-13.1").text
+    )
+    for wrong in (
+        *("//evil.example", "https://evil.example", "/api/approvals/../../x", "/api/reports/x", "javascript:alert(1)"),
+        *(
+            "/api/ui/&next=//evil.example",
+            "%22%3E%3Cscript%3E",
+            "/api/approvals/x;url=//evil",
+            "/api/ui/%0a",
+            "/%5cevil",
+        ),
+    ):
+        page = stage.get(f"{link}&next={wrong}").text
+        assert 'content="1; url=/api/ui/"' in page, wrong
+        assert "evil" not in page
+
+
+@pytest.mark.attack
 def test_a_token_counts_for_what_it_was_made_for_until_it_ends(stage: Any) -> None:
     now = [1000.0]
     people = LocalPeople(stage.state / "keys" / "people.key", lambda: now[0])

@@ -14,6 +14,7 @@ import msgspec
 from triggers.errors import Refused
 
 VERSION = 1
+MESSAGE_ID = 128
 T = TypeVar("T")
 
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Any], Any]] = {}
@@ -58,6 +59,15 @@ def decode_as(data: bytes, as_type: Any, wanted: str) -> Any:
 
 def _same(body: Any) -> Any:
     return body
+
+
+def short(name: str) -> str:
+    """A name that a queue takes as a message's id: at most 128 characters.
+
+    >>> short("run/1"), len(short("long" * 100))
+    ('run/1', 64)
+    """
+    return name if len(name) <= MESSAGE_ID else digest(name.encode())
 
 
 def digest(data: bytes) -> str:

@@ -293,20 +293,31 @@ def _end(unit: LoopUnit, run: Run) -> None:
         unit.set_head(scoped={**unit.head.scoped, **dict.fromkeys(run.sites, run.candidate)})
 
 
-def flush(ports: Ports, run_id: str) -> int:
-    """Send what is in a run's outbox and not yet performed; a message sent twice is performed once."""
+def flush(ports: Ports, run_id: str, mark: str = "") -> int:
+    """Send what is in a run's outbox and not yet performed; a message sent twice is performed once.
+
+    A queue drops what it was sent a while ago; with another `mark` it does not.
+    """
     keys = [r.key for r in ports.store.scan(loop_of(run_id), f"outbox/{run_id}/")]
     if keys:
-        ports.bus.send("effects", [Message(id=key, body=key.encode()) for key in keys])
+        ports.bus.send("effects", [Message(id=codec.short(key + mark), body=key.encode()) for key in keys])
     return len(keys)
+
+
+def _unsent(ports: Ports, loop_name: str) -> list[str]:
+    """The runs with something in the outbox, ended ones too."""
+    return sorted({r.key.split("/")[1] for r in ports.store.scan(loop_name, "outbox/")})
 
 
 # --- effects
 
 
 def perform(ports: Ports, key: str) -> bool:
-    """Perform one effect of an outbox, unless it is done, no longer wanted, or held by a freeze."""
-    run_id = key.split("/")[1]
+    """Perform one effect of an outbox, unless it is done, no longer wanted, or held by a freeze. Raises Refused."""
+    kind, _, rest = key.partition("/")
+    run_id = rest.split("/", maxsplit=1)[0]
+    if kind != "outbox" or not run_id:
+        raise Refused(f"{key[:200]!r} is not the key of an effect")
     loop_name = loop_of(run_id)
     record = ports.store.get(loop_name, key)
     if record is None:
@@ -457,7 +468,7 @@ def _set_deadline(ports: Ports, run: Run, effect: do.SetDeadline) -> None:
     event = on.DeadlinePassed(
         id=f"deadline/{run.id}/{effect.phase}/{effect.at:%Y%m%dT%H%M%S}", run=run.id, at=effect.at, phase=effect.phase
     )
-    message = Message(id=event.id, body=codec.encode(event, "Event"), session=run.id, at=effect.at)
+    message = Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run.id, at=effect.at)
     ports.bus.send("runs", [message])
 
 
@@ -492,7 +503,7 @@ def job_ended(ports: Ports, name: str) -> None:
             event = _trained(common, status.result) if kind == "train" else _evidence(ports, common, status.result)
         except (KeyError, AttributeError, TypeError, ValueError, msgspec.ValidationError) as problem:
             event = on.JobFailed(**common, job=name, reason=f"what it wrote cannot be read: {problem}")
-    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 
 
 def _trained(common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained:
@@ -588,7 +599,11 @@ def _same_answer(request: approval.Request, given: approval.Answer) -> bool:
 
 
 def _tell_answer(ports: Ports, request: approval.Request) -> None:
-    plan = sites.load_plan(ports, request.plan)
+    """A plan that is not the one that was shown has no waves, and so deploys nothing."""
+    try:
+        waves = sites.load_plan(ports, request.plan).summary
+    except Refused:
+        waves = ()
     event = on.Answered(
         id=f"answer/{request.run}",
         run=request.run,
@@ -599,9 +614,9 @@ def _tell_answer(ports: Ports, request: approval.Request) -> None:
         candidate=request.candidate,
         evidence=request.evidence,
         plan=request.plan,
-        waves=plan.summary,
+        waves=waves,
     )
-    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=request.run)])
+    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=request.run)])
 
 
 # --- what an operator does
@@ -623,8 +638,9 @@ def unfreeze(ports: Ports, target: str, by: str) -> None:
     unit.commit()
     _note_everywhere(ports, target, "unfrozen", "", by)
     for name in ports.configs.loops():
+        for run_id in _unsent(ports, name):
+            flush(ports, run_id, f"/{ports.clock.now():%Y%m%dT%H%M%S}")
         for run in active_runs(ports, name):
-            flush(ports, run.id)
             sites.ask_again(ports, run)
 
 
@@ -649,7 +665,7 @@ def ask(ports: Ports, run_id: str, what: type[on.Cancelled] | type[on.RollBackAs
         raise Refused(f"{run_id} is {run.phase}: nothing to take back", run=run_id)
     now = ports.clock.now()
     event = what(id=f"{what.__name__}/{run_id}/{now:%Y%m%dT%H%M%S.%f}", run=run_id, at=now, by=by, reason=reason)
-    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 
 
 # --- the sweep
@@ -657,8 +673,9 @@ def ask(ports: Ports, run_id: str, what: type[on.Cancelled] | type[on.RollBackAs
 
 def sweep(ports: Ports, loop_name: str) -> None:
     """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported."""
+    for run_id in _unsent(ports, loop_name):
+        flush(ports, run_id)
     for run in active_runs(ports, loop_name):
-        flush(ports, run.id)
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
             job_ended(ports, f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}")
         if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK):

@@ -166,7 +166,7 @@ def cloud_event(what: str, change: Change, at: datetime, suffix: str = "", **mor
     """A deployment event as others may subscribe to it."""
     return {
         "specversion": "1.0",
-        "id": f"{change.id}/{what}{suffix}",
+        "id": codec.short(f"{change.id}/{what}{suffix}"),
         "source": f"/driftloop/{change.loop}",
         "type": f"driftloop.deployment.{what}",
         "subject": change.site,
@@ -387,7 +387,7 @@ def report(ports: Ports, run_id: str) -> None:
             because = next(r.reason for r in listed if r.status == "failed")
             roll_back(ports, run, run.wave, because, only_failed=True)
         return
-    ports.bus.send("runs", [Message(id=event.id, body=codec.encode(event, "Event"), session=run_id)])
+    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 
 
 def _count_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int, int]:

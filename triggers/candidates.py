@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drift.reference import Reference
 from triggers import codec
 from triggers.errors import Refused
 from triggers.ports import Ports
+
+if TYPE_CHECKING:
+    from drift.reference import Reference
 
 _KEPT = 64
 
 
 def reference(ports: Ports, candidate: str) -> Reference:
     """The reference of a candidate, cached. Raises NotFound, or Refused where the bytes are not what they should be."""
+    from drift.reference import Reference
+
     key = f"reference/{candidate}"
     if key not in ports.cache:
         layer = manifest(ports, candidate)["files"]["reference.bin"]["sha256"]

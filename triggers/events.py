@@ -85,7 +85,7 @@ class Answered(Event, frozen=True, kw_only=True, tag="answered"):
 
 
 class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):
-    """How the sites of a wave stand, by their own fresh telemetry; `failed` counts earlier waves' sites that went bad."""
+    """How a wave's sites stand, by their own fresh telemetry; `failed` counts earlier waves' sites that went bad."""
 
     wave: int
     verified: int

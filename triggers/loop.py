@@ -1,7 +1,7 @@
 """The shell: load, decide, save, send. The core decides; this asks the ports to remember it and to do it.
 
 State and outbox are one write, and what is sent is sent after it; whatever a crash leaves unsent, the next call or the
-sweep sends.
+sweep sends. What computes with numpy is imported where it is used: most invocations do without.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drift.detectors import State
-from drift.report import Limits as DriftLimits
-from drift.report import Report, assess
-from drift.windows import Window
 from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
 from triggers import effects as do
 from triggers import events as on
@@ -37,6 +33,10 @@ from triggers.records import (
     site_partition,
 )
 from triggers.run import Limits, Phase, Run
+
+if TYPE_CHECKING:
+    from drift.report import Limits as DriftLimits
+    from drift.report import Report
 
 replace = msgspec.structs.replace
 
@@ -102,6 +102,10 @@ def _check(ports: Ports, loop_name: str) -> Checked:
 
 def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dict[str, Report], list[policy.Finding]]:
     """One report per champion that sites serve; each window is evidence once."""
+    from drift.detectors import State
+    from drift.report import assess
+    from drift.windows import Window
+
     settled = unit.now - duration(loop.telemetry.settle) - duration(loop.telemetry.window)
     reports: dict[str, Report] = {}
     findings: list[policy.Finding] = []
@@ -143,6 +147,8 @@ def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dic
 
 def drift_limits(loop: Loop, fleet: Fleet, sites_: Sequence[str], until: int) -> DriftLimits:
     """loop.yaml's drift section, as drift/ wants it; `until` is up to when telemetry should be complete."""
+    from drift.report import Limits as DriftLimits
+
     alarms, per = rate(loop.drift.false_alarms)
     return DriftLimits(
         false_alarms=alarms,
@@ -163,6 +169,8 @@ def drift_limits(loop: Loop, fleet: Fleet, sites_: Sequence[str], until: int) ->
 
 def _labelled_rows(ports: Ports, loop: Loop, fleet: Fleet, now: datetime) -> int:
     """How many labelled rows a training that began now could use."""
+    from drift.windows import Window
+
     end = now - duration(loop.training.holdout)
     start = end - duration(loop.training.window)
     total = 0

@@ -179,8 +179,11 @@ def cloud_event(what: str, change: Change, at: datetime, suffix: str = "", **mor
 def deploy(ports: Ports, change: Change) -> None:
     """Perform one request at one site: intent first, then the call, then what came of it.
 
-    A request with an older fence than the site has seen changes nothing.
+    A request with an older fence than the site has seen changes nothing, nor does one that its run no longer wants.
+    Raises Refused for one that its run never made.
     """
+    if not _wanted(ports, change):
+        return
     if change.action == "deploy" and frozen(ports, change.loop, change.site):
         return  # stays waiting on the run's list: the sweep asks again when the freeze ends
     state = again(lambda: _intend(ports, change))
@@ -194,6 +197,21 @@ def deploy(ports: Ports, change: Change) -> None:
         settle(ports, change, "stuck" if change.action == "rollback" else "failed", f"{change.site}: {problem}")
     else:
         settle(ports, change, "restoring" if change.action == "rollback" else "applied", "")
+
+
+_OUT = (Phase.ROLLING_OUT, Phase.VERIFIED)
+_BACK = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.VERIFIED)
+
+
+def _wanted(ports: Ports, change: Change) -> bool:
+    """Whether a request is what an approved run, or its way back, asks of this site now."""
+    run = codec.decode(_need(ports, change.loop, f"run/{change.run}"), Run)
+    _need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}")
+    back = change.action == "rollback"
+    candidate = _way_back(state_of(ports, run.loop, change.site), run.id) if back else run.candidate
+    if (change.candidate, change.fence) != (candidate, fence(run.id, back)):
+        raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
+    return run.phase in (_BACK if back else _OUT)
 
 
 def _intend(ports: Ports, change: Change) -> SiteState | None:

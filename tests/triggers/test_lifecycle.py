@@ -424,6 +424,10 @@ def test_what_is_under_way_is_undone(phase: Phase, kind: type[on.Event], ends: P
     [
         ({"restored": 2}, "x moved; 2 sites taken back"),
         ({"restored": 1, "deferred": 1}, "x moved; 1 sites taken back, 1 offline follow when they return"),
+        (
+            {"restored": 1, "stuck": 1, "because": "c: no such bytes"},
+            "x moved; 1 sites taken back, 1 refused the way back: c: no such bytes",
+        ),
     ],
 )
 def test_the_way_back_ends_when_no_site_is_pending(counts: dict[str, Any], words: str) -> None:

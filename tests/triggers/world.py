@@ -1,0 +1,509 @@
+"""A small world to run whole stories in: the shell on the real local store, bus, topic, blobs and virtual clock, with
+sites, a trainer and a notice board that live in memory.
+
+Queues are pumped by calling what functions/ calls. Nothing here knows how the shell works inside.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from adapters.local.blobs import FileBlobs
+from adapters.local.bus import SqliteBus
+from adapters.local.clock import VirtualClock
+from adapters.local.database import Database
+from adapters.local.people import LocalPeople
+from adapters.local.store import SqliteStore
+from adapters.local.topic import SqliteTopic
+from adapters.signatures import Ed25519
+from drift import envelope
+from drift.reference import Reference
+from drift.telemetry import Batch, Labels, Rows, Schema, Serving
+from drift.windows import Window
+from triggers import approval, codec, events, intake, loop, sites
+from triggers import config as cfg
+from triggers.errors import NotFound, Offline, Refused, Retry
+from triggers.lifecycle import IllegalTransition
+from triggers.ports import Job, JobStatus, Message, Ports
+from triggers.records import Change, Quarantined, SiteState, site_partition
+from triggers.run import Run
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HALF = timedelta(hours=12)
+DAY = timedelta(days=1)
+ROWS = 60
+"""Rows a site sends in half a day."""
+
+LOOP = cfg.Loop(
+    loop="line",
+    schema=cfg.Schema(timestamp="at", site="site", label="y", features=(cfg.Feature(name="x"), cfg.Feature(name="z"))),
+    telemetry=cfg.Telemetry(window="1d", settle="0s", lateness="10d", silence="30d"),
+    retrain=cfg.Retrain(confirm=2, cooldown="5d", minimum_rows=100),
+    training=cfg.Training(window="8d", holdout="1d"),
+    approval=cfg.Approval(approvers=("ann", "bob"), expires="3d"),
+    rollout=cfg.Rollout(soak="12h", deadline="2d", minimum_requests=20, max_p95_ms=50.0),
+)
+
+
+def a_fleet(*names: str, keys: Mapping[str, tuple[cfg.Key, ...]] = {}) -> cfg.Fleet:
+    """The first site is the lab, the others are the plant."""
+    rings = {name: "plant" if i else "lab" for i, name in enumerate(names)}
+    return cfg.Fleet(sites=tuple(cfg.Site(name=n, ring=rings[n], keys=keys.get(n, ())) for n in names))
+
+
+# --- telemetry
+
+
+def some_rows(site: str, start: datetime, length: timedelta, n: int, shift: float = 0.0) -> tuple[Rows, Labels]:
+    """The same rows whenever they are asked for."""
+    first = int(start.timestamp())
+    rng = np.random.default_rng(crc32(f"{site}/{first}".encode()))
+    at = np.sort(rng.integers(first, first + int(length.total_seconds()), n))
+    x, z = rng.normal(size=n) + shift, rng.normal(size=n)
+    score = np.round(1 / (1 + np.exp(-x - z)), 4)
+    ids = [f"{site}-{first}-{i}" for i in range(n)]
+    label = (rng.random(n) < score).astype(np.float64)
+    return Rows(ids, at, score, {"x": x.round(4), "z": z.round(4)}), Labels(ids, at, label)
+
+
+@lru_cache
+def a_reference(shift: float = 0.0) -> bytes:
+    """Thirty days of three sites before the beginning."""
+    parts, labels, where = [], [], []
+    for site in ("a", "b", "c"):
+        for day in range(1, 31):
+            rows, told = some_rows(site, START - day * DAY, DAY, 2 * ROWS, shift)
+            parts.append(rows)
+            labels.append(told.label)
+            where += [site] * len(rows)
+    columns = {n: np.concatenate([p.columns[n] for p in parts]) for n in ("x", "z")}
+    rows = Rows(
+        [i for p in parts for i in p.ids],
+        np.concatenate([p.at for p in parts]),
+        np.concatenate([p.score for p in parts]),
+        columns,
+    )
+    schema: Schema = LOOP.schema.telemetry(LOOP.task)
+    return Reference.build(schema, rows, np.concatenate(labels), where, bins=16).to_bytes()
+
+
+@dataclass
+class Key:
+    """A site's key, and the entry of fleet.yaml that lists it."""
+
+    id: str
+    private: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    def listed(self, **more: Any) -> cfg.Key:
+        raw = self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return cfg.Key(id=self.id, public=base64.b64encode(raw).decode(), **more)
+
+    def sign(self, payload: bytes) -> bytes:
+        return envelope.signed(payload, self.private.sign)
+
+
+# --- what the ports stand on
+
+
+class Configs:
+    def __init__(self, a_loop: cfg.Loop, fleet: cfg.Fleet) -> None:
+        self.one, self.sites = a_loop, fleet
+
+    def loops(self) -> Sequence[str]:
+        return [self.one.loop]
+
+    def loop(self, name: str) -> cfg.Loop:
+        if name != self.one.loop:
+            raise NotFound(f"no loop {name}")
+        return self.one
+
+    def fleet(self, name: str) -> cfg.Fleet:
+        self.loop(name)
+        return self.sites
+
+
+@dataclass
+class Trainer:
+    """Port Jobs: what is submitted has ended at once, as `train` and `evaluate` say; each name once."""
+
+    blobs: FileBlobs
+    gain: float | None = 0.05
+    shift: float = 0.0
+    holds: bool = False
+    evidence: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, job: Job) -> None:
+        self.jobs.setdefault(job.name, job)
+
+    def cancel(self, name: str) -> None:
+        if name not in self.cancelled:
+            self.cancelled.append(name)
+
+    def status(self, name: str) -> JobStatus:
+        job = self.jobs.get(name)
+        if job is None:
+            return JobStatus("unknown")
+        if name in self.cancelled:
+            return JobStatus("cancelled", reason="cancelled")
+        if self.holds:
+            return JobStatus("running")
+        return JobStatus("succeeded", self._trained(job) if job.kind == "train" else self._evaluated(job))
+
+    def _trained(self, job: Job) -> dict[str, Any]:
+        made = put_candidate(self.blobs, a_reference(self.shift), job.run)
+        return {"candidate": made, "rows": 5000, "from": job.spec["from"], "to": job.spec["to"], "sites": {}}
+
+    def _evaluated(self, job: Job) -> dict[str, Any]:
+        gain = self.gain
+        found = {
+            "champion": job.spec["champion"],
+            "challenger": job.spec["challenger"],
+            "metric": job.spec["metric"],
+            "confidence": job.spec["confidence"],
+            "rows": 1000,
+            "from": job.spec["from"],
+            "to": job.spec["to"],
+            "champion_value": 0.7,
+            "challenger_value": None if gain is None else 0.7 + gain,
+            "gain": gain,
+            "gain_low": None if gain is None else gain - 0.02,
+            "gain_high": None if gain is None else gain + 0.02,
+            "sites": {},
+            "data": "d" * 64,
+        }
+        return {**found, **self.evidence}
+
+
+def put_candidate(blobs: FileBlobs, reference: bytes, name: str) -> str:
+    """A candidate in the registry; returns its digest."""
+    layer = codec.digest(reference)
+    manifest = msgspec.json.encode(
+        {"format": 1, "loop": "line", "files": {"reference.bin": {"sha256": layer}}, "lineage": {"run": name}}
+    )
+    digest = codec.digest(manifest)
+    blobs.put(f"layers/{layer}", reference)
+    blobs.put(f"candidates/{digest}/manifest.json", manifest)
+    return digest
+
+
+@dataclass
+class Plant:
+    """A site: what it serves, and how it behaves."""
+
+    name: str
+    serves: str = ""
+    online: bool = True
+    refuses: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
+    applied: list[str] = field(default_factory=list)
+    unsent: list[bytes] = field(default_factory=list)
+
+
+class Plants:
+    """Port Executor."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.all = {name: Plant(name) for name in names}
+        self.retries = 0
+
+    def __getitem__(self, name: str) -> Plant:
+        return self.all[name]
+
+    def apply(self, site: str, candidate: str, change: str) -> None:
+        if self.retries:
+            self.retries -= 1
+            raise Retry("throttled")
+        plant = self.all.get(site)
+        if plant is None:
+            raise NotFound(f"no site {site}")
+        if not plant.online:
+            raise Offline(f"{site} cannot be reached")
+        if candidate in plant.refuses:
+            raise Refused("no such bytes")
+        if plant.serves != candidate:
+            plant.serves = candidate
+            plant.applied.append(candidate)
+
+
+@dataclass
+class Board:
+    """Port Notifier: a card is known by its id."""
+
+    cards: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def tell(self, card: Mapping[str, Any]) -> None:
+        self.cards[card["id"]] = card
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Faults:
+    """Counts what leaves the process, and ends it at the `at`-th call: before it is done, or after."""
+
+    at: int = -1
+    after: bool = False
+    calls: int = 0
+
+    def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            mine = self.calls == self.at
+            if mine and not self.after:
+                raise Crash
+            done = call(*args, **kwargs)
+            if mine:
+                raise Crash
+            return done
+
+        return guarded
+
+
+class Fragile:
+    """A port some of whose calls may be the last thing that the process does."""
+
+    def __init__(self, port: Any, faults: Faults, *names: str) -> None:
+        self._port = port
+        for name in names:
+            setattr(self, name, faults.guard(getattr(port, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+
+# --- the world
+
+
+class World:
+    """One loop on one fleet, from START on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        a_loop: cfg.Loop = LOOP,
+        fleet: cfg.Fleet | None = None,
+        keys: Mapping[str, Key] = {},
+        faults: Faults | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.configs = Configs(a_loop, fleet or a_fleet("a", "b", "c"))
+        self.keys = keys
+        self.blobs = FileBlobs(folder / "blobs")
+        self.jobs = Trainer(self.blobs)
+        self.plants = Plants([s.name for s in self.configs.sites.sites])
+        self.board = Board()
+        self.faults = faults or Faults()
+        self.quarantine: list[str] = []
+        self.shift = 0.0
+        self.open()
+
+    def open(self) -> None:
+        """A process begins on what is stored."""
+        self.database = Database(self.folder / "state.db")
+        self.clock = VirtualClock(self.database, START)
+        self.store = SqliteStore(self.database)
+        self.bus = SqliteBus(self.database, self.clock)
+        self.bus.recover()
+        self.topic = SqliteTopic(self.database, self.clock)
+        self.topic.subscribe("forward", ["driftloop.deployment.requested"])
+        fragile = self.faults
+        self.ports = Ports(
+            store=Fragile(self.store, fragile, "commit"),
+            blobs=Fragile(self.blobs, fragile, "put"),
+            bus=Fragile(self.bus, fragile, "send"),
+            topic=Fragile(self.topic, fragile, "publish"),
+            jobs=Fragile(self.jobs, fragile, "submit", "cancel"),
+            executor=Fragile(self.plants, fragile, "apply"),
+            notifier=Fragile(self.board, fragile, "tell"),
+            signatures=Ed25519(),
+            people=LocalPeople(self.folder / "people.key"),
+            clock=self.clock,
+            configs=self.configs,
+        )
+
+    def close(self) -> None:
+        self.database.close()
+
+    def restart(self) -> None:
+        self.close()
+        self.open()
+
+    # what moves it
+
+    def pump(self, most: int = 500) -> int:
+        """Hand out what is due until nothing is; returns how many messages that were."""
+        done = 0
+        while True:
+            before = done
+            for handout in self.topic.pending("forward"):
+                change = Change(**{**handout.event["data"], "at": datetime.fromisoformat(handout.event["data"]["at"])})
+                body = msgspec.json.encode(change)
+                self.ports.bus.send(
+                    "deployments", [Message(id=str(handout.event["id"]), body=body, session=change.site)]
+                )
+                self.topic.done([handout])
+                done += 1
+            for queue, count, handle in self._consumers():
+                if told := self.bus.receive(queue, count):
+                    done += len(told)
+                    try:
+                        handle([m.body for m in told])
+                    except Retry:
+                        self.bus.abandon(told)
+                        continue
+                    except (Refused, IllegalTransition) as problem:
+                        self.quarantine.append(str(problem))
+                    self.bus.complete(told)
+            for name in list(self.jobs.jobs):
+                if name not in self._told and self.jobs.status(name).state != "running":
+                    loop.job_ended(self.ports, name)
+                    self._told.add(name)
+                    done += 1
+            if done == before:
+                return done
+            assert done < most, "no end"
+
+    @property
+    def _told(self) -> set[str]:
+        told: set[str] = self.__dict__.setdefault("_ended_jobs", set())
+        return told
+
+    def _consumers(self) -> Iterator[tuple[Any, int, Callable[[list[bytes]], Any]]]:
+        p = self.ports
+        yield "telemetry", 32, lambda bodies: intake.ingest(p, bodies)
+        yield "runs", 1, lambda bodies: loop.tell(p, codec.decode_as(bodies[0], events.AnyEvent, "Event"))
+        yield "effects", 1, lambda bodies: loop.perform(p, bodies[0].decode())
+        yield "deployments", 1, lambda bodies: sites.deploy(p, msgspec.json.decode(bodies[0], type=Change))
+
+    def begin(self) -> str:
+        """A first champion, adopted and served everywhere."""
+        first = put_candidate(self.blobs, a_reference(), "bootstrap")
+        for plant in self.plants.all.values():
+            plant.serves = plant.serves or first
+        loop.adopt(self.ports, "line", first, "ann")
+        return first
+
+    def batch(self, site: str, *, id: str = "", n: int = ROWS, labels: bool = True, **more: Any) -> Batch:
+        """What a site has to say about the last half day."""
+        now = self.clock.now()
+        rows, told = some_rows(site, now - HALF, HALF, n, self.shift)
+        plant = self.plants.all.get(site, Plant(site))
+        p95 = 200.0 if plant.serves in plant.slow else 10.0
+        said: dict[str, Any] = {
+            "schema": "1",
+            "loop": "line",
+            "candidate": plant.serves,
+            "site": site,
+            "id": id or f"{site}-{now:%m%dT%H}",
+            "start": int((now - HALF).timestamp()),
+            "end": int(now.timestamp()),
+            "rows": rows,
+            "labels": told if labels else None,
+            "serving": Serving(n, 0, 5.0, p95),
+            "key": self.keys[site].id if site in self.keys else "",
+        }
+        return Batch(**{**said, **more})
+
+    def payload(self, batch: Batch) -> bytes:
+        data = envelope.encode(batch, LOOP.schema.telemetry(LOOP.task))
+        key = self.keys.get(batch.site)
+        return key.sign(data) if key else data
+
+    def send(self, *payloads: bytes) -> None:
+        """As POST /api/telemetry does."""
+        self.ports.bus.send("telemetry", [Message(id=codec.digest(p), body=p) for p in payloads])
+
+    def half_day(self) -> None:
+        """Half a day passes and every site speaks, or keeps what it would have said; at midnight there is a check."""
+        self.clock.advance(HALF)
+        self.speak()
+
+    def speak(self) -> None:
+        """What happens at each half day; doing it again changes nothing."""
+        for name, plant in self.plants.all.items():
+            said = self.payload(self.batch(name))
+            if said not in plant.unsent:
+                plant.unsent.append(said)
+            if plant.online:
+                self.send(*plant.unsent)
+                plant.unsent.clear()
+        self.pump()
+        if self.clock.now().hour == 0:
+            loop.check(self.ports, "line")
+        loop.sweep(self.ports, "line")
+        self.pump()
+
+    def days(self, number: float) -> None:
+        for _ in range(int(2 * number)):
+            self.half_day()
+
+    def until(self, phase: str, days: float = 12) -> Run:
+        """Let days pass until the newest run is in `phase`."""
+        for _ in range(int(2 * days)):
+            if self.runs and self.runs[-1].phase == phase:
+                return self.runs[-1]
+            self.half_day()
+        raise AssertionError(f"not {phase} but {[(r.phase, r.because) for r in self.runs]}, {self.decisions[-2:]}")
+
+    def answer(self, answer: Any = "approve", by: str = "ann", **changes: Any) -> str:
+        """Somebody answers what the newest run asks."""
+        asked = self.request()
+        shown = {"candidate": asked.candidate, "evidence": asked.evidence, "plan": asked.plan}
+        given = approval.Answer(**{"answer": answer, "by": by, "reason": "", **shown, **changes})
+        why = loop.answer(self.ports, asked.run, given)
+        self.pump()
+        return why
+
+    # what is seen of it
+
+    @property
+    def runs(self) -> list[Run]:
+        return loop.runs(self.ports, "line")
+
+    @property
+    def decisions(self) -> list[str]:
+        return [msgspec.json.decode(r.value)["body"]["reason"] for r in self.store.scan("line", "decision/")]
+
+    def request(self) -> approval.Request:
+        record = self.store.get("line", f"approval/{self.runs[-1].id}")
+        assert record, "nothing is asked"
+        return codec.decode(record.value, approval.Request)
+
+    def state(self, site: str) -> SiteState:
+        return sites.state_of(self.ports, "line", site)
+
+    def windows(self, site: str) -> list[Window]:
+        return [Window.from_bytes(r.value) for r in self.store.scan(site_partition("line", site), "window/")]
+
+    def counted(self, site: str) -> dict[tuple[str, int], tuple[int, int, int]]:
+        """(candidate, period) -> rows, labels, conflicts."""
+        return {(w.candidate, w.start): (w.rows, w.outcomes.labels, w.outcomes.conflicts) for w in self.windows(site)}
+
+    def quarantined(self) -> dict[str, str]:
+        """Batch -> reason."""
+        found = [
+            codec.decode(r.value, Quarantined) for p in ("line", "driftloop") for r in self.store.scan(p, "quarantine/")
+        ]
+        return {q.batch: q.reason for q in found}
+
+    def waiting(self) -> list[str]:
+        """Effects that are asked for and not yet performed."""
+        return [r.key for r in self.store.scan("line", "outbox/")]

@@ -26,11 +26,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from drift.telemetry import Batch, Labels, Refusal, Rows, Schema, Serving
+from drift.telemetry import MAX_BYTES, Batch, Labels, Refusal, Rows, Schema, Serving
 
 Spelling = Literal["rows", "columns", "sketch", "arrow", "labels"]
 
-MAX_BYTES = 1 << 20
 MAX_TEXT = 200
 """Longest name, id or digest, in characters."""
 MAGIC = b"DLA1"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["number", "category"]
 Task = Literal["binary", "regression"]
+
+MAX_BYTES = 1 << 20
+"""A batch is at most so long on the wire."""
 
 RESERVED = frozenset({"id", "at", "score", "label"})
 """Names of a row that are not features."""
@@ -59,7 +63,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What turned out to be true: `ids` of predictions, `at` (int64 [n]) the time of the prediction, `label` float64 [n]."""
+    """What turned out to be true: `ids` of predictions, `at` int64 [n] the time of each, `label` float64 [n]."""
 
     ids: Sequence[str]
     at: NDArray[np.int64]

@@ -6,9 +6,8 @@ import typing
 
 import azure.functions as func
 
-from drift import envelope
+from drift.telemetry import MAX_BYTES
 from functions import answers, host
-from triggers import intake
 from triggers.codec import digest
 from triggers.errors import Retry
 from triggers.ports import Message
@@ -20,8 +19,8 @@ bp = func.Blueprint()
 def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
     """One batch in; 202 when it is durable. What is not an envelope is refused; what only we cannot take now is 503."""
     payload = req.get_body()
-    if len(payload) > envelope.MAX_BYTES:
-        return answers.problem(413, f"a batch has at most {envelope.MAX_BYTES} bytes, not {len(payload)}")
+    if len(payload) > MAX_BYTES:
+        return answers.problem(413, f"a batch has at most {MAX_BYTES} bytes, not {len(payload)}")
     if not payload:
         return answers.problem(400, "a batch has a body")
     try:
@@ -40,4 +39,6 @@ def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
 )
 def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # noqa: UP006 - all that indexing knows
     """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
+    from triggers import intake  # numpy comes with it: not at a cold start
+
     intake.ingest(host.ports(), [m.get_body() for m in messages])

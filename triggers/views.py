@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from drift.windows import Window
 from triggers import approval, candidates, codec, lifecycle, loop, rollout, sites
 from triggers import events as on
 from triggers.config import Fleet, Loop, Site, duration
@@ -340,6 +339,8 @@ def _site(ports: Ports, config: Loop, site: Site) -> SiteView:
 
 
 def _recent(ports: Ports, name: str, site: str, state: SiteState) -> Recent:
+    from drift.windows import Window
+
     rows = labels = 0
     since = int((ports.clock.now() - RECENT).timestamp())
     for candidate in {state.candidate, state.observed, state.last_good} - {""}:

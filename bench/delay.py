@@ -1,7 +1,7 @@
 """How soon a change is found, at the same measured rate of false alarms, beside what others would have done.
 
-The others get the same windows of rows, one test per site and feature, and alarm when any of them does: PSI (10 quantile
-bins of the reference, against each site's own reference rows), the two-sample KS statistic and the mean (the statistic
+The others get the same windows of rows, one test per site and feature, and alarm when any of them does: PSI (10
+quantile bins of the reference, against each site's own reference rows), the two-sample KS statistic and the mean (the statistic
 of NannyML's "mean +- 3 sigma" against the calibration windows of that site and feature). Their thresholds as they come
 ring every day on a fleet, so each is raised until it rings as rarely as ours does on the same quiet days.
 """

@@ -1,4 +1,4 @@
-"""Performance without labels, on bins, beside NannyML's CBPE on the same rows (an optional extra: pip install nannyml)."""
+"""Performance without labels, on bins, beside NannyML's CBPE on the same rows (optional: pip install nannyml)."""
 
 from __future__ import annotations
 

@@ -73,9 +73,7 @@ def draw(reference: Table, current: Table, schema: Schema) -> str:
     of_kind = {kind: [f.name for f in kept if f.kind == kind] for kind in ("number", "category")}
     both = [np.isfinite(side.score).any() for side in (reference, current)]
     scored = ["score"] if all(both) else []
-    definition = DataDefinition(
-        numerical_columns=of_kind["number"] + scored, categorical_columns=of_kind["category"]
-    )
+    definition = DataDefinition(numerical_columns=of_kind["number"] + scored, categorical_columns=of_kind["category"])
 
     def dataset(side: Table) -> Any:
         columns: dict[str, NDArray[Any]] = {f.name: side.columns[f.name] for f in kept}

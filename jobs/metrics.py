@@ -61,7 +61,7 @@ def half_width(influence: Floats, cluster: NDArray[np.int64], confidence: float)
     """Half the width of the interval of a sum of influences, clusters independent; infinite with fewer than two.
 
     >>> round(half_width(np.array([0.1, -0.1, 0.1, -0.1]), np.array([1, 2, 3, 4]), 0.95), 3)
-    0.735
+    0.734
     """
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], influence)
     n = len(sums)

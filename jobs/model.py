@@ -74,17 +74,10 @@ def export(model: Any, encoder: Encoder, path: Path) -> None:
 
 def to_onnx(model: Any, encoder: Encoder) -> Any:
     """The ONNX model: the encoder's lookups, one matrix, the converted model, its score."""
-    import skl2onnx
     from onnx import TensorProto, helper
-    from skl2onnx.common.data_types import FloatTensorType
 
     classifier = hasattr(model, "predict_proba")
-    core = skl2onnx.to_onnx(
-        model,
-        initial_types=[("matrix", FloatTensorType([None, len(encoder.features)]))],
-        options={id(model): {"zipmap": False}} if classifier else None,
-        target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-    ).graph
+    core = _converted(model, len(encoder.features), classifier)
     inputs, nodes, columns = [], [], []
     for i, f in enumerate(encoder.features):
         kind = TensorProto.STRING if _text(f) else TensorProto.FLOAT
@@ -107,6 +100,30 @@ def to_onnx(model: Any, encoder: Encoder) -> Any:
     graph = helper.make_graph(_needed(nodes, "score"), "model", inputs, [score], constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="driftloop")
+
+
+def _converted(model: Any, features: int, classifier: bool) -> Any:
+    """The graph of the model over one matrix, its score in the last output."""
+    import skl2onnx
+    from skl2onnx.common import tree_ensemble
+    from skl2onnx.common.data_types import FloatTensorType
+
+    add_node = tree_ensemble.add_node
+
+    def whole(*args: Any, nodes_missing_value_tracks_true: int = 0, **more: Any) -> Any:
+        """skl2onnx 1.20 writes a boolean here, which protobuf refuses from 7.34 on."""
+        return add_node(*args, nodes_missing_value_tracks_true=int(nodes_missing_value_tracks_true), **more)
+
+    tree_ensemble.add_node = whole
+    try:
+        return skl2onnx.to_onnx(
+            model,
+            initial_types=[("matrix", FloatTensorType([None, features]))],
+            options={id(model): {"zipmap": False}} if classifier else None,
+            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+        ).graph
+    finally:
+        tree_ensemble.add_node = add_node
 
 
 def _needed(nodes: Sequence[Any], output: str) -> list[Any]:

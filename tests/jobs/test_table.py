@@ -1,0 +1,83 @@
+"""A user's table is read as loop.yaml says, or refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import table as tables
+from jobs.table import BadTable, Table
+
+
+def assert_same(found: Table, wanted: Table) -> None:
+    for name in ("ids", "at", "site", "label"):
+        assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
+    for name, column in wanted.columns.items():
+        if column.dtype == object:
+            assert found.columns[name].tolist() == column.tolist()
+        else:
+            np.testing.assert_array_equal(found.columns[name], column)
+
+
+def test_a_csv_is_read_by_the_names_of_loop_yaml(home: Any, rows: Callable[..., Table]) -> None:
+    wanted = rows(50)
+    found, known = tables.read(home.csv(wanted), home.loop())
+    assert_same(found, wanted)
+    assert (known - found.at).tolist() == [6 * 3600] * 50
+
+
+def test_parquet_says_the_same_as_csv(home: Any, rows: Callable[..., Table]) -> None:
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    wanted = rows(50)
+    pq.write_table(csv.read_csv(home.csv(wanted)), home.folder / "pumps.parquet")
+    assert_same(tables.read(home.folder / "pumps.parquet", home.loop())[0], wanted)
+
+
+def test_rows_without_a_time_or_a_site_are_left_out(home: Any) -> None:
+    path = home.folder / "t.csv"
+    head = "id,at,plant,failed,pressure,temperature,maker\n"
+    path.write_text(head + "a,,n,1,1,1,x\nb,2024-01-02,,1,1,1,x\nc,2024-01-02T10:00:00Z,n,1,1,1,x\n")
+    assert tables.read(path, home.loop())[0].ids.tolist() == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,at,plant,failed,pressure\na,2024-01-01,n,1,1\n", "no column temperature, maker; it has id, at"),
+        ("id,at,plant,failed,pressure,temperature,maker\na,2024-01-01,n,1,high,1,x\n", "pressure: expected numbers"),
+        ("id,at,plant,failed,pressure,temperature,maker\na,2024-01-01,n,7,1,1,x\n", "failed: expected 0 and 1"),
+        ("id,at,plant,failed,pressure,temperature,maker\na,soon,n,1,1,1,x\n", "no row has both a time in at"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_column(home: Any, text: str, words: str) -> None:
+    path = home.folder / "t.csv"
+    path.write_text(text)
+    with pytest.raises(BadTable, match=words):
+        tables.read(path, home.loop())
+
+
+def test_no_such_file(home: Any) -> None:
+    with pytest.raises(BadTable, match="no such file"):
+        tables.read(Path("nowhere.csv"), home.loop())
+
+
+def test_rows_come_back_from_parquet_as_they_were(home: Any, rows: Callable[..., Table]) -> None:
+    wanted = rows(80)
+    tables.write(wanted, home.folder / "rows.parquet")
+    found = tables.load(home.folder / "rows.parquet", home.schema)
+    assert_same(found, wanted)
+    assert found.digest() == wanted.digest()
+
+
+def test_a_digest_tells_any_two_tables_apart(rows: Callable[..., Table]) -> None:
+    whole = rows(20)
+    assert whole.digest() == rows(20).digest()
+    assert whole.digest() != whole.take(np.arange(19)).digest()
+    other = {**whole.columns, "heat": whole.columns["heat"] + 1e-9}
+    assert whole.digest() != Table(whole.ids, whole.at, whole.site, whole.score, whole.label, other).digest()

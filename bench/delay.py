@@ -1,9 +1,9 @@
 """How soon a change is found, at the same measured rate of false alarms, beside what others would have done.
 
 The others get the same windows of rows, one test per site and feature, and alarm when any of them does: PSI (10
-quantile bins of the reference, against each site's own reference rows), the two-sample KS statistic and the mean (the statistic
-of NannyML's "mean +- 3 sigma" against the calibration windows of that site and feature). Their thresholds as they come
-ring every day on a fleet, so each is raised until it rings as rarely as ours does on the same quiet days.
+quantile bins, against each site's own reference rows), the two-sample KS statistic and the mean (as in NannyML's
+"mean +- 3 sigma", against the calibration windows of that site and feature). Their thresholds as they come ring every
+day on a fleet, so each is raised until it rings as rarely as ours does on the same quiet days.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Peers:
         return {"PSI": psi, "KS": ks, "mean": float(np.nanmax(z))}
 
 
-def run(repeats: int = 5, life: int = 30, limit: float = 90.0, **shape: int) -> dict[str, dict[str, float]]:
+def run(repeats: int = 3, life: int = 20, limit: float = 90.0, **shape: int) -> dict[str, dict[str, float]]:
     """Median windows until the change is found (`life` + 1: not found), by change and method."""
     shape = {"sites": 20, "features": 10, "rows": 200, **shape}
     found: dict[str, dict[str, list[int]]] = {}

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import alarms, check, delay, estimate, first, fold
+from bench import alarms, check, delay, estimate, first, fold, start
 
 
 def _fold() -> None:
@@ -25,6 +25,11 @@ def _check() -> None:
 
 def _first() -> None:
     print(f"  a fresh process, one batch of 500 rows: {first.run():.2f} s")
+
+
+def _start() -> None:
+    for name, value in start.run().items():
+        print(f"  {name:28s} {value:6.2f}" + ("" if name == "ratio" else " s"))
 
 
 def _estimate() -> None:
@@ -52,6 +57,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "fold": _fold,
     "check": _check,
     "first": _first,
+    "start": _start,
     "estimate": _estimate,
     "alarms": _alarms,
     "delay": _delay,

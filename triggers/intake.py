@@ -7,9 +7,11 @@ one write, so that a batch is counted wholly or not at all.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +19,7 @@ import numpy as np
 from drift import envelope, windows
 from drift.performance import Outcomes, Predictions
 from drift.reference import Reference
-from drift.telemetry import Batch, Labels
+from drift.telemetry import Batch, Labels, Refusal
 from drift.windows import Window
 from triggers import codec, sites
 from triggers.candidates import reference
@@ -32,6 +34,9 @@ MAX_AHEAD = timedelta(minutes=10)
 """How far a site's clock may be ahead of ours."""
 
 _COMMIT = 60
+"""A write is made when it has so many changes; it may have _MOST."""
+
+_MOST = 98
 _SPAN = 30
 _NOWHERE = "driftloop"
 
@@ -56,6 +61,10 @@ class _Arrival:
 
 class _Bad(Exception):
     """This payload goes to quarantine, for this reason."""
+
+
+class _Unstorable(Exception):
+    """What was to be written is more than the store takes."""
 
 
 def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
@@ -132,9 +141,17 @@ def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, re
 
 def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], done: Intake) -> None:
     """Fold one site's batches, in as few writes as fit."""
-    i = 0
+    i, most = 0, len(arrivals)
     while i < len(arrivals):
-        folder = again(lambda i=i: _attempt(ports, loop, site, arrivals[i:]))  # type: ignore[misc]
+        try:
+            folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most]))  # noqa: B023 (called at once)
+        except _Unstorable as problem:
+            if most == 1:
+                _quarantine(ports, arrivals[i].payload, envelope.peek(arrivals[i].payload), str(problem))
+                done.quarantined += 1
+                i += 1
+            most = 1  # one by one, to find whose fault it is
+            continue
         i += folder.taken
         done.accepted += folder.counted.accepted
         done.duplicate += folder.counted.duplicate
@@ -180,7 +197,7 @@ class _Folder:
         self.taken = 0
 
     def take(self, arrival: _Arrival) -> None:
-        batch = arrival.batch
+        batch = self._in_reach(arrival.batch)
         key = f"batch/{batch.id}"
         known = self.unit.get(key, BatchRecord)
         if known is not None:
@@ -196,7 +213,7 @@ class _Folder:
         except NotFound:
             self._refuse(arrival, f"unknown candidate {batch.candidate[:64]!r}")
             return
-        except ValueError as problem:
+        except (Refused, ValueError) as problem:
             self._refuse(arrival, str(problem))
             return
         if len(deltas) > _SPAN:
@@ -204,13 +221,15 @@ class _Folder:
             return
         self.kept.setdefault(envelope.iso(batch.start)[:10], []).append(arrival.payload)
         if batch.labels is not None and len(batch.labels):
-            self._labelled(batch.labels, batch.id)
+            self._labelled(batch.labels)
+        if len(self.unit) + len(self.windows) + 3 * len(deltas) + 3 > _MOST:  # windows, predictions, orphans
+            self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
         if batch.rows is not None and len(batch.rows):
             self._predicted(batch, about)
         if batch.refused:
-            self._refused_rows(arrival)
+            self._refused_rows(arrival, batch.refused)
         rows = sum(w.rows for w in deltas.values())
         record = BatchRecord(digest=arrival.digest, rows=rows, refused=len(batch.refused), at=self.now)
         self.unit.put(key, record)
@@ -236,8 +255,24 @@ class _Folder:
             self.unit.put_raw(key, window.to_bytes())
         if self.state != (self.unit.get(sites.SITE, SiteState) or SiteState()):
             self.unit.put(sites.SITE, self.state)
-        self.unit.commit()
+        try:
+            self.unit.commit()
+        except Refused as problem:
+            raise _Unstorable(str(problem)) from problem
         self.windows.clear()
+
+    def _in_reach(self, batch: Batch) -> Batch:
+        """Without labels of predictions that are no longer kept, or not yet made."""
+        if batch.labels is None:
+            return batch
+        at = batch.labels.at
+        kept = self.now - 2 * duration(self.loop.telemetry.lateness)
+        out = (at < kept.timestamp()) | (at > batch.end)
+        if not out.any():
+            return batch
+        why = f"is of a prediction before {kept:%Y-%m-%d %H:%M} UTC, or after the batch"
+        refused = tuple(Refusal(i, "label", why) for i in np.flatnonzero(out).tolist())
+        return dataclasses.replace(batch, labels=_pick(batch.labels, ~out), refused=batch.refused + refused)
 
     def _add(self, candidate: str, start: int, delta: Window) -> None:
         key = f"window/{candidate}/{start:012}"
@@ -252,21 +287,18 @@ class _Folder:
     def _predicted(self, batch: Batch, about: Reference) -> None:
         """Remember the predictions until their labels come, by period; labels that came first are settled now."""
         assert batch.rows is not None
-        record = Predictions.of(batch.rows, about, self.seconds)
-        start = windows.period(batch.start, self.seconds)
-        early = [o for p in (start, start + self.seconds) for o in self.unit.scan(f"orphans/{p:012}/")]
-        for key, raw in early:
-            told = codec.decode(raw, Orphans)
-            waiting = Labels(told.ids, np.array(told.at, np.int64), np.array(told.label, np.float64))
-            record, outcomes, matched = record.settle(waiting)
-            self._outcomes(batch.candidate, about, outcomes)
-            if not matched.all():
-                self.unit.put(key, _orphans(_pick(waiting, ~matched)))
-            else:
-                self.unit.delete(key)
-        self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
+        whole = Predictions.of(batch.rows, about, self.seconds)
+        periods = whole.at - whole.at % self.seconds
+        for start in np.unique(periods).tolist():
+            record = _part(whole, periods == start)
+            waiting = self._waiting(start)
+            if waiting is not None:
+                record, outcomes, matched = record.settle(waiting)
+                self._outcomes(batch.candidate, about, outcomes)
+                self._wait(start, _pick(waiting, ~matched))
+            self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
 
-    def _labelled(self, labels: Labels, batch: str) -> None:
+    def _labelled(self, labels: Labels) -> None:
         """Join labels with predictions of their period; what has no prediction yet waits for it.
 
         Settling twice is the same as once, so many labels may take several writes; the batch's record comes last.
@@ -275,22 +307,36 @@ class _Folder:
         for start in np.unique(starts).tolist():
             wanted = _pick(labels, starts == start)
             found = np.zeros(len(wanted), np.bool_)
-            for period in (start, start - self.seconds):  # a batch is filed under the period in which it begins
-                for key, raw in list(self.unit.scan(f"predictions/{period:012}/")):
-                    if found.all():
-                        break
-                    candidate = key.split("/")[2]
-                    record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted)
-                    if matched.any():
-                        found |= matched
-                        self.unit.put_raw(key, record.to_bytes())
-                        self._outcomes(candidate, reference(self.ports, candidate), outcomes)
-                        if self.full:
-                            self.save()
+            for key, raw in list(self.unit.scan(f"predictions/{start:012}/")):
+                if found.all():
+                    break
+                candidate = key.split("/")[2]
+                record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted)
+                if matched.any():
+                    found |= matched
+                    self.unit.put_raw(key, record.to_bytes())
+                    self._outcomes(candidate, reference(self.ports, candidate), outcomes)
+                    if self.full:
+                        self.save()
             if not found.all():
-                key = f"orphans/{start:012}/{batch}"
-                self.unit.raw(key)
-                self.unit.put(key, _orphans(_pick(wanted, ~found)))
+                self._wait(start, _joined(self._waiting(start), _pick(wanted, ~found)))
+                if self.full:
+                    self.save()
+
+    def _waiting(self, start: int) -> Labels | None:
+        """Labels of a period whose predictions have not come."""
+        told = self.unit.get(f"orphans/{start:012}", Orphans)
+        if told is None:
+            return None
+        return Labels(told.ids, np.array(told.at, np.int64), np.array(told.label, np.float64))
+
+    def _wait(self, start: int, labels: Labels) -> None:
+        key = f"orphans/{start:012}"
+        if len(labels):
+            self.unit.raw(key)
+            self.unit.put(key, Orphans(ids=list(labels.ids), at=labels.at.tolist(), label=labels.label.tolist()))
+        else:
+            self.unit.delete(key)
 
     def _outcomes(self, candidate: str, about: Reference, outcomes: Mapping[int, Outcomes]) -> None:
         for start, delta in windows.settled(candidate, self.site, self.seconds, about, outcomes).items():
@@ -300,24 +346,42 @@ class _Folder:
         _quarantine(self.ports, arrival.payload, envelope.peek(arrival.payload), reason)
         self.counted.quarantined += 1
 
-    def _refused_rows(self, arrival: _Arrival) -> None:
+    def _refused_rows(self, arrival: _Arrival, refused: Sequence[Refusal]) -> None:
         batch = arrival.batch
         found = Quarantined(
             at=self.now,
             loop=batch.loop,
             site=batch.site,
             batch=batch.id,
-            reason=f"{len(batch.refused)} rows of the batch could not be read; the others were counted",
+            reason=f"{len(refused)} rows of the batch could not be read; the others were counted",
             blob=f"quarantine/{batch.loop}/{arrival.digest}",
-            rows=tuple((r.row, r.field, r.reason) for r in batch.refused[:100]),
+            rows=tuple((r.row, r.field, r.reason) for r in refused[:100]),
         )
         self.ports.blobs.put(found.blob, arrival.payload)
         key = f"quarantine/rows-{arrival.digest[:32]}"
         self.ports.store.commit(batch.loop, [Put(key, codec.encode(found), "*")])
 
 
-def _orphans(labels: Labels) -> Orphans:
-    return Orphans(ids=list(labels.ids), at=labels.at.tolist(), label=labels.label.tolist())
+def _part(whole: Predictions, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Predictions:
+    return dataclasses.replace(
+        whole,
+        ids=whole.ids[mask],
+        at=whole.at[mask],
+        score=whole.score[mask],
+        slot=whole.slot[mask],
+        label=whole.label[mask],
+    )
+
+
+def _joined(first: Labels | None, then: Labels) -> Labels:
+    """Both, those already there told once."""
+    if first is None:
+        return then
+    known = {*zip(first.ids, first.label.tolist(), strict=True)}
+    new = [pair not in known for pair in zip(then.ids, then.label.tolist(), strict=True)]
+    more = _pick(then, np.array(new, np.bool_))
+    at, label = np.concatenate((first.at, more.at)), np.concatenate((first.label, more.label))
+    return Labels([*first.ids, *more.ids], at, label)
 
 
 def _pick(labels: Labels, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Labels:

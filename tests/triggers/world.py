@@ -37,7 +37,7 @@ from triggers import config as cfg
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.lifecycle import IllegalTransition
 from triggers.ports import Job, JobStatus, Message, Ports
-from triggers.records import Change, Quarantined, SiteState, site_partition
+from triggers.records import Change, Orphans, Quarantined, SiteState, site_partition
 from triggers.run import Run
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -401,8 +401,8 @@ class World:
         loop.adopt(self.ports, "line", first, "ann")
         return first
 
-    def batch(self, site: str, *, id: str = "", n: int = ROWS, labels: bool = True, **more: Any) -> Batch:
-        """What a site has to say about the last half day."""
+    def batch(self, site: str, *, id: str = "", n: int = ROWS, **more: Any) -> Batch:
+        """What a site has to say about the last half day, with its labels."""
         now = self.clock.now()
         rows, told = some_rows(site, now - HALF, HALF, n, self.shift)
         plant = self.plants.all.get(site, Plant(site))
@@ -416,7 +416,7 @@ class World:
             "start": int((now - HALF).timestamp()),
             "end": int(now.timestamp()),
             "rows": rows,
-            "labels": told if labels else None,
+            "labels": told,
             "serving": Serving(n, 0, 5.0, p95),
             "key": self.keys[site].id if site in self.keys else "",
         }
@@ -496,6 +496,11 @@ class World:
     def counted(self, site: str) -> dict[tuple[str, int], tuple[int, int, int]]:
         """(candidate, period) -> rows, labels, conflicts."""
         return {(w.candidate, w.start): (w.rows, w.outcomes.labels, w.outcomes.conflicts) for w in self.windows(site)}
+
+    def waiting_labels(self, site: str) -> int:
+        """Labels whose predictions have not come."""
+        found = self.store.scan(site_partition("line", site), "orphans/")
+        return sum(len(codec.decode(r.value, Orphans).ids) for r in found)
 
     def quarantined(self) -> dict[str, str]:
         """Batch -> reason."""

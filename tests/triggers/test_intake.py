@@ -1,0 +1,448 @@
+"""Telemetry in: each batch is counted once, whatever comes twice, late, reordered, forged or broken."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drift import envelope, windows
+from drift.performance import Predictions
+from drift.reference import Reference
+from drift.telemetry import Batch, Labels, Serving
+from drift.windows import Window
+from tests.triggers.conftest import MEMORY
+from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_reference, put_candidate, some_rows
+from triggers import intake
+from triggers.errors import Refused
+
+Worlds = Callable[..., World]
+SECONDS = 86_400
+
+
+# --- a serial oracle
+
+
+def batches(world: World, count: int = 4) -> list[Batch]:
+    """Predictions of one site over two days in `count` batches, and their labels in as many."""
+    length = 2 * DAY / count
+    made = []
+    for n in range(count):
+        start = START + n * length
+        rows, labels = some_rows("a", start, length, 12)
+        said = {
+            "candidate": world.plants["a"].serves,
+            "start": int(start.timestamp()),
+            "end": int((start + length).timestamp()),
+        }
+        made.append(world.batch("a", id=f"p{n}", rows=rows, labels=None, **said))
+        made.append(world.batch("a", id=f"l{n}", rows=None, labels=labels, serving=Serving(), **said))
+    return made
+
+
+def oracle(told: Sequence[Batch]) -> tuple[dict[int, Window], int, int]:
+    """Windows by period, accepted and quarantined: one batch after the other, each id once, by its first bytes."""
+    reference = Reference.from_bytes(a_reference())
+    first: dict[str, bytes] = {}
+    accepted: list[Batch] = []
+    conflicts = 0
+    for batch in told:
+        data = envelope.encode(batch, LOOP.schema.telemetry(LOOP.task))
+        if batch.id not in first:
+            first[batch.id] = data
+            accepted.append(batch)
+        elif first[batch.id] != data:
+            conflicts += 1
+    total: dict[int, Window] = {}
+
+    def add(deltas: dict[int, Window]) -> None:
+        for start, delta in deltas.items():
+            total[start] = total[start] + delta if start in total else delta
+
+    records = []
+    for batch in accepted:
+        add(windows.fold(batch, reference, SECONDS))
+        if batch.rows is not None:
+            records.append(Predictions.of(batch.rows, reference, SECONDS))
+    for batch in accepted:
+        if batch.labels is not None:
+            for record in records:
+                _, outcomes, _ = record.settle(batch.labels)
+                add(windows.settled(batch.candidate, "a", SECONDS, reference, outcomes))
+    return total, len(accepted), conflicts
+
+
+def same(a: Window, b: Window) -> bool:
+    return bool(np.array_equal(a.sketch.counts, b.sketch.counts)) and (a.outcomes, a.serving) == (b.outcomes, b.serving)
+
+
+@contextmanager
+def a_world() -> Iterator[World]:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.exists() else None) as name:
+        world = World(Path(name))
+        world.begin()
+        world.clock.advance(3 * DAY)
+        yield world
+        world.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.booleans()), min_size=1, max_size=14),
+    st.permutations(range(8)),
+    st.integers(1, 9),
+)
+def test_duplicates_conflicts_and_any_order_equal_a_serial_oracle(
+    more: list[tuple[int, bool]], order: list[int], at_once: int
+) -> None:
+    """Every batch in some order, some of them again, some under an id that was used before."""
+    with a_world() as world:
+        made = batches(world)
+        told = [made[i] for i in order]
+        for i, forged in more:
+            told.append(replace(made[i], key="other") if forged else made[i])
+        expected, accepted, conflicts = oracle(told)
+        payloads = [world.payload(b) for b in told]
+        done = intake.Intake()
+        for i in range(0, len(payloads), at_once):
+            part = intake.ingest(world.ports, payloads[i : i + at_once])
+            done.accepted += part.accepted
+            done.duplicate += part.duplicate
+            done.quarantined += part.quarantined
+            done.rows += part.rows
+        found = {w.start: w for w in world.windows("a")}
+        assert found.keys() == expected.keys()
+        assert all(same(found[start], expected[start]) for start in found)
+        assert (done.accepted, done.quarantined) == (accepted, conflicts)
+        assert done.duplicate == len(told) - accepted - conflicts
+        assert done.rows == sum(w.rows for w in found.values())
+        assert [r.key for r in world.store.scan("line/a", "orphans/")] == []
+        records = [r.key for r in world.store.scan("line/a", "batch/")]
+        assert len(records) == accepted, "counted once for each distinct accepted (site, batch id)"
+
+
+def test_labels_may_come_first_twice_and_against_each_other(world: World) -> None:
+    world.clock.advance(DAY)
+    rows, labels = some_rows("a", world.clock.now() - HALF, HALF, 60)
+    only = {"rows": None, "serving": Serving()}
+    other = Labels(labels.ids[:10], labels.at[:10], 1.0 - labels.label[:10])
+    world.send(world.payload(world.batch("a", id="l1", labels=labels, **only)))
+    world.pump()
+    start = int(START.timestamp())
+    assert world.counted("a") == {}
+    assert world.waiting_labels("a") == 60
+    world.send(world.payload(world.batch("a", id="p1", rows=rows, labels=None)))
+    world.pump()
+    key = (world.plants["a"].serves, start)
+    assert world.counted("a") == {key: (60, 60, 0)}
+    assert world.waiting_labels("a") == 0
+    world.send(world.payload(world.batch("a", id="l2", labels=labels, **only)))
+    world.pump()
+    assert world.counted("a") == {key: (60, 60, 0)}
+    world.send(world.payload(world.batch("a", id="l3", labels=other, **only)))
+    world.pump()
+    assert world.counted("a") == {key: (60, 60, 10)}
+
+
+def test_labels_find_predictions_of_a_batch_that_spans_many_windows(world: World) -> None:
+    """A site that was away sends five days at once, labels later or earlier."""
+    world.clock.advance(6 * DAY)
+    begin, length = START, 5 * DAY
+    said = {"start": int(begin.timestamp()), "end": int((begin + length).timestamp())}
+    rows, labels = some_rows("a", begin, length, 100)
+    first = Labels(labels.ids[::2], labels.at[::2], labels.label[::2])
+    second = Labels(labels.ids[1::2], labels.at[1::2], labels.label[1::2])
+    only = {"rows": None, "serving": Serving(), **said}
+    world.send(world.payload(world.batch("a", id="l1", labels=first, **only)))
+    world.pump()
+    world.send(world.payload(world.batch("a", id="p1", rows=rows, labels=None, **said)))
+    world.pump()
+    world.send(world.payload(world.batch("a", id="l2", labels=second, **only)))
+    world.pump()
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 100
+    assert world.waiting_labels("a") == 0
+
+
+def test_many_small_batches_of_labels_before_their_predictions_are_all_joined(world: World) -> None:
+    world.clock.advance(DAY)
+    rows, labels = some_rows("a", world.clock.now() - HALF, HALF, 240)
+    only = {"rows": None, "serving": Serving()}
+    for i in range(0, 240, 2):
+        part = Labels(labels.ids[i : i + 2], labels.at[i : i + 2], labels.label[i : i + 2])
+        world.send(world.payload(world.batch("a", id=f"l{i}", labels=part, **only)))
+    world.send(world.payload(world.batch("a", id="p", rows=rows, labels=None)))
+    world.pump()
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 240
+    assert world.waiting_labels("a") == 0
+
+
+def test_a_batch_with_its_own_labels_settles_them(world: World) -> None:
+    world.clock.advance(DAY)
+    world.send(world.payload(world.batch("a")))
+    world.pump()
+    assert list(world.counted("a").values()) == [(60, 60, 0)]
+
+
+# --- what is put aside
+
+
+def forged(world: World, **changes: Any) -> bytes:
+    """A batch that says something else about itself."""
+    plain = msgspec.json.decode(world.payload(world.batch("a", id="bad")))
+    return msgspec.json.encode({**plain, **changes})
+
+
+AHEAD = (START + DAY + timedelta(minutes=11)).isoformat()
+BAD: list[tuple[str, Callable[[World], bytes], str]] = [
+    ("no JSON", lambda w: b"hello", "not JSON: "),
+    ("nothing", lambda w: b"", "not JSON: "),
+    ("gzip", lambda w: b"\x1f\x8b" + b"0" * 20, "is gzip; send it uncompressed"),
+    ("too large", lambda w: b" " * (envelope.MAX_BYTES + 1), "1048577 bytes, at most 1048576"),
+    ("an unknown loop", lambda w: forged(w, loop="other"), "unknown loop 'other'"),
+    ("an unknown site", lambda w: forged(w, site="nowhere"), "unknown site 'nowhere'"),
+    ("an unknown candidate", lambda w: forged(w, candidate="2" * 64), f"unknown candidate '{'2' * 64}'"),
+    ("a candidate that is a path", lambda w: forged(w, candidate="../../keys"), "unknown candidate '../../keys'"),
+    ("a candidate that is nothing", lambda w: forged(w, candidate="/"), "unknown candidate '/'"),
+    ("the future", lambda w: forged(w, to=AHEAD), "ends at 2026-03-02T00:11:00Z, in the future"),
+    (
+        "the far past",
+        lambda w: forged(w, **{"from": "2026-01-01T00:00:00Z"}),
+        "begins at 2026-01-01T00:00:00Z, later than 10d: use backfill",
+    ),
+    ("a missing member", lambda w: forged(w, batch=None), "batch: "),
+    ("deep nesting", lambda w: forged(w)[:-1] + b',"more":' + b"[" * 100_000, "not JSON"),
+]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(("bad", "reason"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_what_cannot_be_counted_is_put_aside_with_its_reason_and_its_neighbours_are_counted(
+    world: World, bad: Callable[[World], bytes], reason: str
+) -> None:
+    world.clock.advance(DAY)
+    payload = bad(world)
+    good = [world.payload(world.batch("a", id="before")), world.payload(world.batch("b", id="after"))]
+    done = intake.ingest(world.ports, [good[0], payload, good[1]])
+    assert (done.accepted, done.quarantined, done.rows) == (2, 1, 120)
+    [(where, found)] = [
+        (partition, msgspec.json.decode(r.value)["body"])
+        for partition in ("line", "driftloop")
+        for r in world.store.scan(partition, "quarantine/")
+    ]
+    assert found["reason"].startswith(reason)
+    assert world.blobs.get(found["blob"]) == payload
+    assert where == (
+        "driftloop" if reason.startswith(("not JSON", "is gzip", "1048577", "unknown loop", "batch: ")) else "line"
+    )
+    again = intake.ingest(world.ports, [payload])
+    assert (again.quarantined, len(world.quarantined())) == (1, 1)
+
+
+@pytest.mark.attack
+def test_labels_of_a_thousand_days_cost_nobody_else_anything(world: World) -> None:
+    world.clock.advance(DAY)
+    far = Labels([f"x{i}" for i in range(1000)], np.arange(1000) * SECONDS, np.ones(1000))
+    bad = world.payload(world.batch("a", id="bad", rows=None, labels=far, serving=Serving()))
+    good = [world.payload(world.batch("a", id="before")), world.payload(world.batch("a", id="after", n=50))]
+    done = intake.ingest(world.ports, [good[0], bad, good[1]])
+    assert (done.accepted, done.refused_rows) == (3, 1000)
+    assert world.quarantined() == {"bad": "1000 rows of the batch could not be read; the others were counted"}
+    assert world.waiting_labels("a") == 0
+
+
+@pytest.mark.attack
+def test_labels_of_as_many_periods_as_there_may_be_take_several_writes(worlds: Worlds) -> None:
+    minutes = msgspec.structs.replace(LOOP.telemetry, window="1m")
+    world = worlds(a_loop=msgspec.structs.replace(LOOP, telemetry=minutes))
+    world.begin()
+    world.clock.advance(DAY)
+    first = int(START.timestamp())
+    many = Labels([f"x{i}" for i in range(500)], first + np.arange(500) * 60, np.ones(500))
+    payload = world.payload(world.batch("a", id="l1", rows=None, labels=many, serving=Serving()))
+    assert intake.ingest(world.ports, [payload]).accepted == 1
+    assert world.waiting_labels("a") == 500
+
+
+@pytest.mark.attack
+def test_a_batch_that_no_store_could_hold_costs_only_itself(world: World) -> None:
+    world.clock.advance(DAY)
+    real = world.store.commit
+
+    def commit(partition: str, changes: Any) -> None:
+        if any(c.key == "batch/bad" for c in changes):
+            raise Refused("a value of 1000000 bytes, 921600 allowed")
+        real(partition, changes)
+
+    world.store.commit = commit  # type: ignore[method-assign]
+    made = [world.payload(world.batch("a", id=i, n=n)) for i, n in (("b1", 60), ("bad", 59), ("b2", 58), ("b3", 57))]
+    done = intake.ingest(replace(world.ports, store=world.store), made)
+    assert (done.accepted, done.duplicate, done.quarantined, done.rows) == (3, 0, 1, 175)
+    assert world.quarantined() == {"bad": "a value of 1000000 bytes, 921600 allowed"}
+    assert [rows for rows, _, _ in world.counted("a").values()] == [175]
+
+
+@pytest.mark.attack
+def test_a_candidate_whose_bytes_were_changed_is_no_reference(world: World) -> None:
+    world.clock.advance(DAY)
+    name = put_candidate(world.blobs, a_reference(), "damaged")
+    world.blobs.put(f"candidates/{name}/manifest.json", b"{}")
+    bad, good = world.payload(world.batch("a", id="bad", candidate=name)), world.payload(world.batch("a"))
+    done = intake.ingest(world.ports, [bad, good])
+    assert (done.accepted, done.quarantined) == (1, 1)
+    assert world.quarantined() == {"bad": f"candidate {name[:12]} is not the bytes that its name says"}
+
+
+def test_rows_that_cannot_be_read_cost_only_themselves(world: World) -> None:
+    world.clock.advance(DAY)
+    plain = msgspec.json.decode(world.payload(world.batch("a", id="b1")))
+    plain["columns"]["x"][3] = "much"
+    plain["columns"]["score"][5] = 1.5
+    payload = msgspec.json.encode(plain)
+    done = intake.ingest(world.ports, [payload])
+    assert (done.accepted, done.rows, done.refused_rows) == (1, 58, 2)
+    [(key, found)] = [(r.key, msgspec.json.decode(r.value)["body"]) for r in world.store.scan("line", "quarantine/")]
+    assert found["reason"] == "2 rows of the batch could not be read; the others were counted"
+    assert [row[:2] for row in found["rows"]] == [[3, "x"], [5, "score"]]
+    assert world.blobs.get(found["blob"]) == payload
+    assert key.startswith("quarantine/rows-")
+
+
+def test_the_same_id_with_other_bytes_is_a_conflict_and_never_counted(world: World) -> None:
+    world.clock.advance(DAY)
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="b1"))])
+    before = world.counted("a")
+    done = intake.ingest(world.ports, [world.payload(world.batch("a", id="b1", n=50))])
+    assert (done.accepted, done.quarantined, world.counted("a")) == (0, 1, before)
+    assert world.quarantined() == {"b1": "batch 'b1' was counted before with other bytes"}
+    done = intake.ingest(world.ports, [world.payload(world.batch("b", id="b1"))])
+    assert done.accepted == 1, "ids are unique within a site"
+
+
+# --- signatures
+
+
+@pytest.fixture
+def signed(worlds: Worlds) -> World:
+    """Site a has a good key, an old one, one of the future and a revoked one; b has one of its own; c has none."""
+    keys = {n: Key(n) for n in ("good", "old", "next", "revoked", "b")}
+    listed = (
+        keys["good"].listed(),
+        keys["old"].listed(not_after=START + HALF),
+        keys["next"].listed(not_before=START + 2 * DAY),
+        keys["revoked"].listed(revoked=True),
+    )
+    world = worlds(fleet=a_fleet("a", "b", "c", keys={"a": listed, "b": (keys["b"].listed(),)}))
+    world.begin()
+    world.clock.advance(DAY)
+    world.all_keys = keys
+    return world
+
+
+def by(world: World, name: str, signer: str = "", **more: Any) -> bytes:
+    """A batch of site a that names key `name` and is signed by `signer`."""
+    batch = world.batch("a", id=f"{name}-{signer}", key=name, **more)
+    payload = envelope.encode(batch, LOOP.schema.telemetry(LOOP.task))
+    return world.all_keys[signer or name].sign(payload)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda w: by(w, "good"), ""),
+        (lambda w: by(w, "other", "good"), "a has no key 'other'"),
+        (lambda w: by(w, "b"), "a has no key 'b'"),
+        (lambda w: by(w, "good", "b"), "signature is not by key 'good' of a"),
+        (lambda w: by(w, "revoked"), "key 'revoked' of a is revoked"),
+        (lambda w: by(w, "old"), "key 'old' of a is not valid at 2026-03-02 00:00 UTC"),
+        (lambda w: by(w, "next"), "key 'next' of a is not valid at 2026-03-02 00:00 UTC"),
+        (lambda w: envelope.encode(w.batch("a", key="good"), LOOP.schema.telemetry(LOOP.task)), "is not signed"),
+        (
+            lambda w: by(w, "good").replace(b'"batch":"good-"', b'"batch":"evil-"'),
+            "signature is not by key 'good' of a",
+        ),
+        (lambda w: by(w, "good").replace(b'"site":"a"', b'"site":"b"'), "b has no key 'good'"),
+        (
+            lambda w: by(w, "good").replace(b'"signature":"', b'"signature":"AAAA'),
+            "signature is not by key 'good' of a",
+        ),
+    ],
+)
+def test_only_a_sites_own_valid_key_speaks_for_it(signed: World, make: Callable[[World], bytes], reason: str) -> None:
+    done = intake.ingest(signed.ports, [make(signed)])
+    assert (done.accepted, done.quarantined) == ((0, 1) if reason else (1, 0))
+    assert list(signed.quarantined().values()) == ([reason] if reason else [])
+
+
+def test_an_expired_key_still_speaks_for_the_time_in_which_it_was_valid(signed: World) -> None:
+    half = {"start": int(START.timestamp()), "end": int((START + HALF).timestamp())}
+    rows, _ = some_rows("a", START, HALF, 60)
+    done = intake.ingest(signed.ports, [by(signed, "old", rows=rows, labels=None, **half)])
+    assert (done.accepted, signed.quarantined()) == (1, {})
+
+
+def test_a_site_without_keys_may_speak_unsigned(signed: World) -> None:
+    payload = envelope.encode(signed.batch("c", labels=None), LOOP.schema.telemetry(LOOP.task))
+    assert intake.ingest(signed.ports, [payload]).accepted == 1
+
+
+# --- what a batch says of its site
+
+
+def test_only_the_newest_telemetry_says_what_a_site_serves(world: World) -> None:
+    first = world.plants["a"].serves
+    second = put_candidate(world.blobs, a_reference(), "second")
+    world.clock.advance(DAY)
+    world.send(world.payload(world.batch("a", id="new", candidate=second)))
+    world.pump()
+    old = {"start": int(START.timestamp()), "end": int((START + HALF).timestamp())}
+    rows, _ = some_rows("a", START, HALF, 60)
+    world.send(world.payload(world.batch("a", id="old", candidate=first, rows=rows, labels=None, **old)))
+    world.pump()
+    state = world.state("a")
+    assert (state.observed, state.observed_at) == (second, world.clock.now())
+    assert (state.batches, state.rows, state.candidate) == (2, 120, first)
+
+
+def test_a_big_delivery_is_cut_into_writes_that_fit(world: World) -> None:
+    """Two hundred batches of one site at once, each over two days."""
+    world.clock.advance(3 * DAY)
+    made = []
+    for n in range(200):
+        rows, labels = some_rows("a", START + n * timedelta(minutes=7), DAY, 4)
+        said = {"start": int(START.timestamp()), "end": int((START + 2 * DAY).timestamp())}
+        named = replace(rows, ids=[f"{n}-{i}" for i in range(4)])
+        told = Labels(named.ids, labels.at, labels.label)
+        made.append(world.payload(world.batch("a", id=f"b{n}", rows=named, labels=told, **said)))
+    done = intake.ingest(world.ports, made)
+    assert (done.accepted, done.rows) == (200, 800)
+    assert sum(rows for rows, _, _ in world.counted("a").values()) == 800
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 800
+
+
+def test_two_workers_that_count_at_once_count_everything_once(world: World) -> None:
+    world.clock.advance(DAY)
+    first, second = world.payload(world.batch("a", id="b1")), world.payload(world.batch("a", id="b2"))
+    real, raced = world.store.commit, []
+
+    def commit(partition: str, changes: Any) -> None:
+        if partition == "line/a" and not raced:
+            raced.append(partition)
+            raced.append(intake.ingest(replace(world.ports, store=world.store), [second, first]))
+        real(partition, changes)
+
+    world.store.commit = commit  # type: ignore[method-assign]
+    done = intake.ingest(replace(world.ports, store=world.store), [first])
+    assert (done.accepted, done.duplicate) == (0, 1)
+    assert raced[1].accepted == 2
+    assert list(world.counted("a").values()) == [(120, 60, 0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,27 +99,29 @@ def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.
     """A user's table (Parquet or CSV), its columns named by loop.yaml, ordered by time; and when each label became
     known, UTC seconds [n]. `site` is where the rows are from when no column says it. Rows without a time or a site are
     left out. Raises BadTable."""
-    found = _file(path, _wanted(loop))
-    s = loop.schema
-    n = found.num_rows
-    at, readable = _times(found[s.timestamp], s.timestamp)
+    s, column = loop.schema, _file(path, _wanted(loop))
+    at, readable = _times(column(s.timestamp), s.timestamp)
+    n = len(at)
     known_at = at + int(duration(s.label_delay).total_seconds())
     if s.label_at:
-        told, said = _times(found[s.label_at], s.label_at)
+        told, said = _times(column(s.label_at), s.label_at)
         known_at = np.where(said, told, known_at)
     nothing = np.full(n, np.nan)
     table = Table(
-        _texts(found[s.id]) if s.id else np.array([f"{i:09d}" for i in range(n)], dtype=object),
+        _texts(column(s.id)) if s.id else np.array([f"{i:09d}" for i in range(n)], dtype=object),
         at,
-        _texts(found[s.site]) if s.site else np.full(n, site, dtype=object),
-        _numbers(found[s.prediction], s.prediction) if s.prediction else nothing,
-        _labels(found[s.label], s.label, loop.task) if s.label else nothing,
-        {f.name: _feature(f, found[f.column or f.name], f.column or f.name) for f in loop.schema.features},
+        _texts(column(s.site)) if s.site else np.full(n, site, dtype=object),
+        _numbers(column(s.prediction), s.prediction) if s.prediction else nothing,
+        _labels(column(s.label), s.label, loop.task) if s.label else nothing,
+        {f.name: _feature(f, column(f.column or f.name), f.column or f.name) for f in s.features},
     )
-    usable = np.flatnonzero(readable & np.array([name is not None for name in table.site.tolist()], dtype=bool))
-    if not len(usable):
+    usable = readable & np.array([name is not None for name in table.site.tolist()], dtype=bool)
+    if not usable.any():
         raise BadTable(f"{path}: no row has both a time in {s.timestamp} and a site")
-    order = usable[np.argsort(at[usable], kind="stable")]
+    if usable.all() and (np.diff(at) >= 0).all():
+        return table, known_at
+    order = np.flatnonzero(usable)
+    order = order[np.argsort(at[order], kind="stable")]
     return table.take(order), known_at[order]
 
 
@@ -129,27 +131,26 @@ def _wanted(loop: Loop) -> list[str]:
     return list(dict.fromkeys([n for n in named if n] + [f.column or f.name for f in s.features]))
 
 
-def _file(path: Path, wanted: Sequence[str]) -> Any:
-    """The wanted columns as an Arrow table."""
+def _file(path: Path, wanted: Sequence[str]) -> Callable[[str], Any]:
+    """What gives the wanted columns, one at a time, as Arrow arrays."""
     import pyarrow as pa
     from pyarrow import csv
     from pyarrow import parquet as pq
 
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            names = pq.read_schema(path).names
-            found = pq.ParquetFile(path).read(columns=[n for n in wanted if n in names])
+            file = pq.ParquetFile(path)
+            names, column = file.schema_arrow.names, lambda name: file.read(columns=[name])[name]
         else:
-            options = csv.ConvertOptions(strings_can_be_null=True, include_columns=None)
-            found = csv.read_csv(path, convert_options=options)
-            names = found.column_names
+            found = csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+            names, column = found.column_names, found.column
     except FileNotFoundError:
         raise BadTable(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise BadTable(f"{path}: neither Parquet nor CSV that can be read: {error}") from None
     if missing := [n for n in wanted if n not in names]:
         raise BadTable(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}")
-    return found.select(wanted)
+    return column
 
 
 def _feature(feature: Any, column: Any, name: str) -> NDArray[Any]:

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cli import summary, tables
+from cli import summary
 from cli.progress import Progress
-from cli.replay import APP, Options, Replay, read_loop
+from cli.replay import APP, Options, Replay
 from triggers import loop as shell
 from triggers.config import duration
 
@@ -74,7 +74,7 @@ class Demo(Replay):
                 continue
             if any(act.name in r.cause for r in shell.runs(ports, name)):
                 continue
-            settings = {k: str(self.options.data_file) if v == TABLE else v for k, v in act.settings.items()}
+            settings = {k: str(self.options.data) if v == TABLE else v for k, v in act.settings.items()}
             candidate = self.train(f"{act.name}-{now:%m-%d}", *self._recent(now), settings)
             say(f"{now:%Y-%m-%d %H:%M}  {act.words}")
             shell.submit(ports, name, candidate, "somebody", act.name)
@@ -121,19 +121,17 @@ def run(args: argparse.Namespace) -> int:
     home.mkdir(parents=True, exist_ok=True)
     with Progress("flights") as progress:
         progress.say("goes on where it was" if state.exists() else "a year of flights from three airports")
-        table = flights(home)
-        data = tables.load(table, read_loop(FLIGHTS / "loop.yaml"))
         options = Options(
             FLIGHTS / "loop.yaml",
             FLIGHTS / "fleet.yaml",
-            table,
-            data,
+            flights(home),
             state,
             "ask" if args.ask else "approve",
             args.port,
             SITE_FAULTS,
             OFFLINE,
-            progress.say,
+            only_labelled=True,
+            say=progress.say,
         )
         with Demo(options) as demo:
             progress.begin(demo)

@@ -12,13 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from triggers import codec, sites
+from triggers import codec, sites, views
 from triggers import loop as shell
 from triggers.policy import Decision
 from triggers.records import loop_of
 
 if TYPE_CHECKING:
     from cli.replay import Replay
+
+
+QUIET = {"held", "approval-asked", "answered", "event-deadline-passed"}
+"""What the trail says again in the entry that follows, or every day."""
 
 
 class Progress:
@@ -43,7 +47,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, replay: Replay) -> None:
         """What is replayed; the page is live from here on."""
@@ -58,9 +62,10 @@ class Progress:
         ports, name = self._replay.local.ports, self._replay.loop.loop
         for entry in shell.story(ports, name, after=self._audit):
             self._audit = entry.seq
-            if entry.kind != "held":
-                about = entry.subject if loop_of(entry.subject) == name else name
-                self.say(f"{now:%Y-%m-%d %H:%M}  {about}  {entry.kind}: {entry.text[:220]}")
+            if entry.kind not in QUIET:
+                about = f"  {entry.subject}" if loop_of(entry.subject) == name else ""
+                text = views.sentence(entry).text
+                self.say(f"{entry.at:%Y-%m-%d %H:%M}{about}  {text if len(text) < 240 else text[:237] + '...'}")
         if self._live.is_started and now.hour == 6:
             self._live.update(self._panel(now))
 

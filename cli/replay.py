@@ -17,22 +17,22 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import numpy as np
 import yaml
 
 from cli import summary, tables
-from cli.tables import Data
 from drift.envelope import iso
 from triggers import sites
-from triggers.config import Fleet, Loop, duration, parse_fleet, parse_loop
+from triggers.config import Fleet, Loop, Site, duration, parse_fleet, parse_loop
 from triggers.errors import DriftloopError, Refused
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class Options:
 
     loop_file: Path
     fleet_file: Path
-    data_file: Path
-    data: Data
+    data: Path
     state: Path
     answers: str = "approve"
     port: int = 0
     site_faults: Mapping[str, Any] = field(default_factory=dict)
     offline: Sequence[tuple[str, datetime, datetime]] = ()
+    only_labelled: bool = False
     say: Say = print
 
 
@@ -78,16 +78,10 @@ class Replay:
         self._offline: dict[str, bool] = {}
         self._drawing: subprocess.Popen[bytes] | None = None
         self.report = Path()
-        start = options.data.start_of_telemetry(self.loop)
-        self.start = datetime.fromtimestamp(start, UTC)
-        self.end = datetime.fromtimestamp(options.data.last + 1, UTC)
-        self.bootstrap = options.data.between(options.data.first, start)
-        if not len(self.bootstrap) or self.start >= self.end:
-            raise Refused(f"the data ends at {self.end:%Y-%m-%d %H:%M}, the bootstrap at {self.start:%Y-%m-%d %H:%M}")
 
     # --- setting up
 
-    def __enter__(self) -> Replay:
+    def __enter__(self) -> Self:
         try:
             self._prepare()
             self._start()
@@ -106,15 +100,21 @@ class Replay:
         if not (config / "loop.yaml").exists():
             self._write_config(config)
         self.registry_key = keys.registry(self.state)
-        live = self.options.data.between(self.start.timestamp(), self.end.timestamp())
         for site in self.fleet.sites:
             keys.site(self.state, site.name)
-            recording = self._site(site.name) / "rows.npz"
-            if not recording.exists():
-                tables.write_recording(recording, live.take(live.table.site == site.name))
-        stray = sorted(set(live.table.site.tolist()) - {s.name for s in self.fleet.sites})
-        if stray:
-            raise Refused(f"{self.options.fleet_file}: the data names sites that it does not: {', '.join(stray[:10])}")
+        self._record()
+
+    def _record(self) -> None:
+        """Read the table once: afterwards the sites' recordings and what is known of its span are enough."""
+        kept = self.state / "replay.json"
+        if not kept.exists():
+            data = tables.load(self.options.data, self.loop)
+            if self.options.only_labelled:
+                data = data.take(np.isfinite(data.table.label))
+            sites = {s.name: self._site(s.name) / "rows.npz" for s in self.fleet.sites}
+            kept.write_bytes(msgspec.json.encode(tables.record(data, self.loop, sites)))
+        self.span = msgspec.json.decode(kept.read_bytes(), type=tables.Span)
+        self.start, self.end = (datetime.fromtimestamp(at, UTC) for at in (self.span.start, self.span.end))
 
     def _write_config(self, config: Path) -> None:
         config.mkdir(parents=True, exist_ok=True)
@@ -133,6 +133,7 @@ class Replay:
             CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
             SweepSchedule="0 0 1,13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
         )
+        from adapters.local.clock import VirtualClock
         from cli.host import Host, alone, load
         from functions import host as root
         from functions import wire
@@ -142,6 +143,8 @@ class Replay:
         root.ports.cache_clear()
         self._write_fleet({})
         self.local: Local = root.local()
+        assert isinstance(self.local.clock, VirtualClock)
+        self.clock = self.local.clock
         self._close.callback(self.local.close)
         settings = {name: root.setting(name) for name in root.SETTINGS}
         self.host: Host = Host(
@@ -179,9 +182,10 @@ class Replay:
         groups = min(MOST_PROCESSES, len(self.fleet.sites))
         found: dict[str, str] = {}
         for n in range(groups):
-            names = [s.name for s in self.fleet.sites[n::groups]]
+            group = self.fleet.sites[n::groups]
+            names = [s.name for s in group]
             config = self.state / "sites" / f"edge-{n}.json"
-            config.write_text(json.dumps({"port": 0, "sites": [self._edge(name) for name in names]}))
+            config.write_text(json.dumps({"port": 0, "sites": [self._edge(site) for site in group]}))
             command = [sys.executable, "-m", "edge", "--config", str(config), "--parent", str(os.getpid())]
             log = self._close.enter_context((self.state / "sites" / f"edge-{n}.log").open("ab"))
             process = subprocess.Popen(
@@ -196,22 +200,22 @@ class Replay:
             found |= {name: f"http://127.0.0.1:{port}/{urllib.parse.quote(name, safe='')}" for name in names}
         return found
 
-    def _edge(self, name: str) -> dict[str, Any]:
-        folder = self._site(name)
+    def _edge(self, site: Site) -> dict[str, Any]:
+        folder = self._site(site.name)
         return {
-            "name": name,
+            "name": site.name,
             "loop": self.loop.loop,
             "schema": msgspec.to_builtins(self.loop.schema.telemetry(self.loop.task)),
             "state": str(folder / "state"),
             "data": str(folder / "rows.npz"),
-            "stays": self.fleet.site(name).data == "stays",
+            "stays": site.data == "stays",
             "ingest": f"{self.url}/api/telemetry",
             "registry": str(self.state / "blobs"),
             "registry_key": str(self.state / "keys" / "registry.pub"),
             "key": str(folder / "key.pem"),
             "key_id": "replay",
             "flush": int(self.tick.total_seconds()),
-            "faults": self.options.site_faults.get(name, {}),
+            "faults": self.options.site_faults.get(site.name, {}),
         }
 
     # --- the first champion
@@ -222,7 +226,7 @@ class Replay:
 
         champion = shell.head(self.local.ports, self.loop.loop).champion
         if not champion:
-            champion = self.train("bootstrap", self.bootstrap.first, int(self.start.timestamp()))
+            champion = self.train("bootstrap", self.span.first, self.span.start)
             shell.adopt(self.local.ports, self.loop.loop, champion, "replay")
         for site, url in self.edges.items():
             if not call(url, "GET", "status")["candidate"]:
@@ -245,7 +249,7 @@ class Replay:
                 "to": iso(end),
                 "parent": None,
                 "sites": None,
-                "data": str(self.options.data_file.resolve()),
+                "data": str(self.options.data.resolve()),
                 "key": str(self.state / "keys" / "registry.pem"),
                 "settings": dict(settings or {}),
             }
@@ -268,8 +272,8 @@ class Replay:
             "kind": "review",
             "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
             "blobs": str(self.state / "blobs"),
-            "from": iso(int(self.start.timestamp())),
-            "to": iso(int(self.end.timestamp())),
+            "from": iso(self.span.start),
+            "to": iso(self.span.end),
             "champion": first,
             "candidates": sorted({d for r in runs for d in (r.candidate, r.champion) if d} | {first}),
         }
@@ -278,7 +282,8 @@ class Replay:
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())
         if "error" in found:
             raise Refused(f"review: {found['error']}")
-        return found
+        few = {month for month, rows in found["rows"].items() if rows < 100}
+        return _without(found, few)
 
     def _draw(self) -> None:
         """Begin to draw the report of the first run's drift, beside everything else, unless that is done."""
@@ -295,9 +300,9 @@ class Replay:
             "name": runs[0].id,
             "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
             "blobs": str(self.state / "blobs"),
-            "reference": [iso(self.bootstrap.first), iso(int(self.start.timestamp()))],
+            "reference": [iso(self.span.first), iso(self.span.start)],
             "current": [iso(int(at.timestamp())) for at in (runs[0].started - 14 * self.tick, runs[0].started)],
-            "data": str(self.options.data_file.resolve()),
+            "data": str(self.options.data.resolve()),
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.json").write_text(json.dumps(spec))
@@ -342,9 +347,9 @@ class Replay:
 
         Before a rollout moves, the sites have told what they saw until then with what they served until then.
         """
-        while (now := self.local.clock.now()) < to:
+        while (now := self.clock.now()) < to:
             due = self.host.next_due()
-            now = self.local.clock.set(min(to, max(due, now) if due else to))
+            now = self.clock.set(min(to, max(due, now) if due else to))
             if now < to and self._rolling():
                 self._play(now)
             self.host.run_due_timers()
@@ -400,9 +405,7 @@ class Replay:
         from triggers import loop as shell
         from triggers.run import Phase
 
-        waiting = [
-            r for r in shell.active_runs(self.local.ports, self.loop.loop) if r.phase is Phase.AWAITING_APPROVAL
-        ]
+        waiting = [r for r in shell.active_runs(self.local.ports, self.loop.loop) if r.phase is Phase.AWAITING_APPROVAL]
         if not waiting or self.options.answers == "none":
             return False
         if self.options.answers == "ask":
@@ -486,7 +489,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.peak_mb = 0.0
@@ -541,6 +544,13 @@ def run_job(folder: Path, spec: Mapping[str, Any]) -> None:
             raise
     if not (folder / "result.json").exists():
         raise Refused(f"{spec['name']} ended with status {process.returncode}: see {folder / 'log.txt'}")
+
+
+def _without(found: Any, months: set[str]) -> Any:
+    """A review without the months of which there are too few rows to say anything."""
+    if not isinstance(found, dict):
+        return found
+    return {name: _without(part, months) for name, part in found.items() if name not in months}
 
 
 def _span(time: timedelta) -> str:
@@ -616,14 +626,11 @@ def run(args: argparse.Namespace) -> int:
     """Replay to the end of the table, and say what came of it."""
     from cli.progress import Progress
 
-    loop = read_loop(args.loop)
-    data = tables.load(args.data, loop)
-    with Progress(loop.loop) as progress:
+    with Progress(str(args.data)) as progress:
         options = Options(
             args.loop,
             args.fleet,
             args.data,
-            data,
             args.state.resolve(),
             "approve" if args.approve else "ask",
             args.port,

@@ -34,7 +34,7 @@ def make(replay: Replay) -> dict[str, Any]:
         "from": replay.start.isoformat(),
         "to": replay.end.isoformat(),
         "rows": sum(s.rows for s in states.values()),
-        "bootstrap_rows": len(replay.bootstrap.table.labelled),
+        "bootstrap_rows": replay.span.bootstrap_rows,
         "batches": {
             "accepted": sum(s.batches for s in states.values()),
             "duplicate": sum(s.duplicates for s in states.values()),
@@ -181,9 +181,7 @@ def _drift_table(found: Mapping[str, Any]) -> Table:
         features = drift["features"]
         more = f" +{len(features) - 6}" if len(features) > 6 else ""
         said = drift["reason"] if len(drift["reason"]) < 160 else drift["reason"][:157] + "..."
-        table.add_row(
-            drift["at"][:10], drift["scope"], ", ".join(drift["sites"]), ", ".join(features[:6]) + more, said
-        )
+        table.add_row(drift["at"][:10], drift["scope"], ", ".join(drift["sites"]), ", ".join(features[:6]) + more, said)
     return table
 
 
@@ -235,7 +233,5 @@ def _say_regret(out: Console, found: Mapping[str, Any]) -> None:
         accepted = rows[0]["accepted"]
         regretted = mean < 0 if accepted else mean > 0
         gains = "  ".join(f"{r['month'][5:]} {r['gain']:+.3f}" for r in rows)
-        table.add_row(
-            run, "accepted" if accepted else "refused", gains, f"{mean:+.3f}", "yes" if regretted else "no"
-        )
+        table.add_row(run, "accepted" if accepted else "refused", gains, f"{mean:+.3f}", "yes" if regretted else "no")
     out.print(table)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from drift.envelope import iso
 from jobs import table as tables
 from jobs.table import BadTable, Table
 from triggers.config import Loop
@@ -53,6 +56,16 @@ class Data:
         return int(-(-cut // 86_400) * 86_400)
 
 
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay has to know of its table: UTC seconds of its first row, of the end of the bootstrap and of the end;
+    how many labelled rows the bootstrap has."""
+
+    first: int
+    start: int
+    end: int
+    bootstrap_rows: int
+
+
 def load(path: Path, loop: Loop) -> Data:
     """Raises Refused with what is missing or of the wrong kind. Rows without a time or a site are left out."""
     try:
@@ -62,6 +75,22 @@ def load(path: Path, loop: Loop) -> Data:
     data = Data(table, np.where(np.isfinite(table.label), label_at, NEVER))
     placed = np.array([site is not None for site in table.site.tolist()], np.bool_)
     return data if placed.all() else data.take(placed)
+
+
+def record(data: Data, loop: Loop, sites: Mapping[str, Path]) -> Span:
+    """Write each site's rows after the bootstrap for it to play. Raises Refused where rows are of no site."""
+    start, end = data.start_of_telemetry(loop), data.last + 1
+    live, before = data.between(start, end), data.between(data.first, start)
+    if not len(before.table.labelled) or not len(live):
+        raise Refused(
+            f"the bootstrap ends at {iso(start)}: it has {len(before.table.labelled)} labelled rows, and {len(live)} "
+            "rows come after it; set bootstrap in loop.yaml"
+        )
+    if stray := sorted(set(live.table.site.tolist()) - set(sites)):
+        raise Refused(f"the data has sites that fleet.yaml does not name: {', '.join(stray[:10])}")
+    for site, path in sites.items():
+        write_recording(path, live.take(live.table.site == site))
+    return Span(first=data.first, start=start, end=end, bootstrap_rows=len(before.table.labelled))
 
 
 def write_recording(path: Path, data: Data) -> None:

@@ -632,19 +632,19 @@ def _tell_answer(ports: Ports, request: approval.Request) -> None:
 
 def freeze(ports: Ports, target: str, by: str, reason: str) -> None:
     """Begin nothing new at `target`: "all", a loop, or "loop/site"."""
+    _note_everywhere(ports, target, "frozen", reason, by)
     unit = Unit(ports.store, "driftloop")
     unit.raw(f"freeze/{target}")
     unit.put(f"freeze/{target}", Freeze(by=by, at=ports.clock.now(), reason=reason))
     unit.commit()
-    _note_everywhere(ports, target, "frozen", reason, by)
 
 
 def unfreeze(ports: Ports, target: str, by: str) -> None:
     """Go on where the freeze stopped: what waited is sent now."""
+    _note_everywhere(ports, target, "unfrozen", "", by)
     unit = Unit(ports.store, "driftloop")
     unit.delete(f"freeze/{target}")
     unit.commit()
-    _note_everywhere(ports, target, "unfrozen", "", by)
     for name in ports.configs.loops():
         for run_id in _unsent(ports, name):
             flush(ports, run_id, f"/{ports.clock.now():%Y%m%dT%H%M%S}")

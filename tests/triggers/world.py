@@ -211,6 +211,7 @@ class Plant:
     slow: set[str] = field(default_factory=set)
     applied: list[str] = field(default_factory=list)
     unsent: list[bytes] = field(default_factory=list)
+    spoken: set[datetime] = field(default_factory=set)
 
 
 class Plants:
@@ -255,16 +256,16 @@ class Crash(BaseException):
 
 @dataclass
 class Faults:
-    """Counts what leaves the process, and ends it at the `at`-th call: before it is done, or after."""
+    """Counts what leaves the process, and ends it at some calls, the first being 1: before they are done, or after."""
 
-    at: int = -1
+    at: tuple[int, ...] = ()
     after: bool = False
     calls: int = 0
 
     def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
-            mine = self.calls == self.at
+            mine = self.calls in self.at
             if mine and not self.after:
                 raise Crash
             done = call(*args, **kwargs)
@@ -394,8 +395,10 @@ class World:
         yield "deployments", 1, lambda bodies: sites.deploy(p, msgspec.json.decode(bodies[0], type=Change))
 
     def begin(self) -> str:
-        """A first champion, adopted and served everywhere."""
+        """A first champion, adopted and served everywhere; once."""
         first = put_candidate(self.blobs, a_reference(), "bootstrap")
+        if loop.head(self.ports, "line").champion not in ("", first):
+            return first
         for plant in self.plants.all.values():
             plant.serves = plant.serves or first
         loop.adopt(self.ports, "line", first, "ann")
@@ -439,9 +442,10 @@ class World:
     def speak(self) -> None:
         """What happens at each half day; doing it again changes nothing."""
         for name, plant in self.plants.all.items():
-            said = self.payload(self.batch(name))
-            if said not in plant.unsent:
-                plant.unsent.append(said)
+            if self.clock.now() not in plant.spoken:
+                plant.unsent.append(self.payload(self.batch(name)))
+                plant.spoken.add(self.clock.now())
+        for plant in self.plants.all.values():
             if plant.online:
                 self.send(*plant.unsent)
                 plant.unsent.clear()

@@ -16,13 +16,18 @@ from triggers.config import METRICS, Loop
 
 
 def review(
-    table: Table, loop: Loop, folders: Mapping[str, Path], champion: str, metric: str | None, rows: int | None
+    table: Table,
+    loop: Loop,
+    folders: Mapping[str, Path],
+    unseen: Mapping[str, NDArray[np.bool_]],
+    champion: str,
+    metric: str | None,
 ) -> dict[str, Any]:
     """By month (`2013-03`): the metric of what was served (`loop`), of the first champion left alone (`static`), and
-    of every candidate; a month in which a model left a row unscored is null. `rows` bounds the rows of a month."""
+    of every candidate on the rows [n] that it was not trained on (`unseen`). A month in which a model left a row
+    unscored is null, as is one in which it had seen every row."""
     name = metric or loop.gates.metric or METRICS[loop.task][0]
     schema = loop.schema.telemetry(loop.task)
-    table = table if rows is None else _thinned(table, rows)
     scores = {digest: Model(folder / "model.onnx", schema).score(table) for digest, folder in folders.items()}
     served = np.isfinite(table.score)  # a row that no model scored when it was made counts against nobody
 
@@ -35,7 +40,7 @@ def review(
         "rows": {m: int(k.sum()) for m, k in _months(table.at)},
         "static": months(name, scores[champion], everything),
         "loop": months(name, table.score, served),
-        "candidates": {digest: months(name, score, everything) for digest, score in scores.items()},
+        "candidates": {digest: months(name, score, unseen[digest]) for digest, score in scores.items()},
         "log_loss": None,
     }
     if loop.task == "binary":
@@ -57,7 +62,7 @@ def _months(at: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
     return [(str(m), month == m) for m in np.unique(month)]
 
 
-def _thinned(table: Table, rows: int) -> Table:
+def thinned(table: Table, rows: int) -> Table:
     """At most so many rows of every month, evenly over it."""
     kept = [np.flatnonzero(k) for _, k in _months(table.at)]
     parts = [k[np.linspace(0, len(k) - 1, min(rows, len(k))).astype(np.intp)] for k in kept]

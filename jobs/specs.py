@@ -50,7 +50,7 @@ class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):
 
 
 class Review(Spec, frozen=True, kw_only=True, tag="review"):
-    """What each candidate would have scored, month by month (UTC), on every labelled row of a time.
+    """What each candidate would have scored, month by month (UTC), on the labelled rows of a time that it had not seen.
 
     `champion` is the first one, left alone; `rows` bounds the rows looked at in a month (an even sample of them).
     """

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.candidate import Lineage, Manifest
 from jobs import evaluate as comparison
@@ -23,7 +24,7 @@ from jobs import specs
 from jobs import table as tables
 from jobs.assemble import Assembled, assemble
 from jobs.package import Blobs, environment, fetch, package
-from jobs.review import review
+from jobs.review import review, thinned
 from jobs.table import Table
 from triggers.config import Loop, parse_loop
 
@@ -90,7 +91,8 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
     digests = {"champion": spec.champion, "challenger": spec.challenger}
     manifests = {role: fetch(digest, blobs, public, work / role) for role, digest in digests.items()}
     windows = {role: _window(manifest) for role, manifest in manifests.items()}
-    rows = outside(_stored(spec, loop, spec.start, spec.end).table.labelled, windows.values())
+    rows = _stored(spec, loop, spec.start, spec.end).table.labelled
+    rows = rows.take(_outside(rows, windows.values()))
     limits = {"metric": spec.metric, "confidence": spec.confidence}
     told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
     found: dict[str, Any] = comparison.nothing(parse_loop(told.read_text(), str(told)))
@@ -117,18 +119,19 @@ def _review(spec: specs.Review, work: Path) -> dict[str, Any]:
     loop = _loop(spec)
     blobs = Blobs(Path(spec.blobs))
     folders = {digest: work / digest for digest in dict.fromkeys([spec.champion, *spec.candidates])}
-    for digest, folder in folders.items():
-        fetch(digest, blobs, None, folder)
+    windows = {digest: _window(fetch(digest, blobs, None, folder)) for digest, folder in folders.items()}
     rows = _stored(spec, loop, spec.start, spec.end).table.labelled
-    return review(rows, loop, folders, spec.champion, spec.metric, spec.rows)
+    rows = rows if spec.rows is None else thinned(rows, spec.rows)
+    unseen = {digest: _outside(rows, [window]) for digest, window in windows.items()}
+    return review(rows, loop, folders, unseen, spec.champion, spec.metric)
 
 
-def outside(table: Table, windows: Iterable[tuple[datetime, datetime] | None]) -> Table:
-    """The rows that lie in none of the training windows. A window that is not known may hold any row: none is left."""
+def _outside(table: Table, windows: Iterable[tuple[datetime, datetime] | None]) -> NDArray[np.bool_]:
+    """Which rows lie in none of the training windows. A window that is not known may hold any row: none is left."""
     keep = np.ones(len(table), np.bool_)
     for window in windows:
         keep &= ~table.between(_seconds(window[0]), _seconds(window[1])) if window else False
-    return table.take(keep)
+    return keep
 
 
 def _window(manifest: Manifest) -> tuple[datetime, datetime] | None:

@@ -190,7 +190,8 @@ def test_a_review_says_what_each_candidate_would_have_done(home: Any, pair: dict
     window = {"from": iso(home.start), "to": iso(home.start + 60 * DAY)}
     found = home.does("review", **asked, **window)
     assert set(found["static"]) == {"2024-01", "2024-02"}
-    assert found["candidates"][pair["champion"]] == found["static"]
+    assert found["candidates"][pair["champion"]]["2024-02"] == found["static"]["2024-02"]
+    assert found["candidates"][pair["champion"]]["2024-01"] != found["static"]["2024-01"]  # four days were its own
     assert found["candidates"][pair["challenger"]]["2024-02"] > found["static"]["2024-02"]
     assert found["loop"]["2024-02"] == 0.5  # every row was served the same score
     assert set(found["log_loss"]) == {"static", "loop"}

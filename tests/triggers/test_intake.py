@@ -415,19 +415,19 @@ def test_only_the_newest_telemetry_says_what_a_site_serves(world: World) -> None
 
 
 def test_a_big_delivery_is_cut_into_writes_that_fit(world: World) -> None:
-    """Two hundred batches of one site at once, each over two days."""
+    """Eighty batches of one site at once, each over two days."""
     world.clock.advance(3 * DAY)
     made = []
-    for n in range(200):
-        rows, labels = some_rows("a", START + n * timedelta(minutes=7), DAY, 4)
+    for n in range(80):
+        rows, labels = some_rows("a", START + n * timedelta(minutes=17), DAY, 4)
         said = {"start": int(START.timestamp()), "end": int((START + 2 * DAY).timestamp())}
         named = replace(rows, ids=[f"{n}-{i}" for i in range(4)])
         told = Labels(named.ids, labels.at, labels.label)
         made.append(world.payload(world.batch("a", id=f"b{n}", rows=named, labels=told, **said)))
     done = intake.ingest(world.ports, made)
-    assert (done.accepted, done.rows) == (200, 800)
-    assert sum(rows for rows, _, _ in world.counted("a").values()) == 800
-    assert sum(labels for _, labels, _ in world.counted("a").values()) == 800
+    assert (done.accepted, done.rows) == (80, 320)
+    assert sum(rows for rows, _, _ in world.counted("a").values()) == 320
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 320
 
 
 def test_two_workers_that_count_at_once_count_everything_once(world: World) -> None:

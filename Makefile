@@ -3,6 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE # compiling scikit-learn anew in every process takes longer than training
 
 # The first Python that will do. Debian keeps venv in a package of its own.
 ifndef PYTHON

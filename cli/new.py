@@ -148,7 +148,7 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
     yield f"  minimum_rows: {max(30, min(500, round(shape.rows / shape.days * _days(shape.scaled(10)) / 2)))}"
     yield ""
     yield "approval:"
-    yield "  approvers: []  # who may approve, as they sign in"
+    yield "  approvers: [operator]  # who may approve, by the name they sign in with; on one machine that is operator"
     if len(shape.sites) > 1:
         yield ""
         yield "rollout:"

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.triggers.world import DAY, LOOP, START, World, a_fleet, a_reference, put_candidate
-from triggers import codec, events, loop, sites
+from triggers import events, loop, sites
 from triggers.errors import NotFound, Refused
 from triggers.lifecycle import IllegalTransition
 from triggers.ports import Message
@@ -326,6 +326,16 @@ def test_a_person_takes_a_rollout_back(world: World) -> None:
     settled(world)
 
 
+def test_the_way_back_needs_no_plan(world: World) -> None:
+    first = loop.head(world.ports, "line").champion
+    second = handed_in(world)
+    world.plants["a"].slow.add(second)
+    world.answer()
+    world.blobs.delete(f"plans/{world.request().plan}")
+    world.until("rolled-back")
+    assert world.plants["a"].serves == first
+
+
 # --- sites that are away
 
 
@@ -412,28 +422,14 @@ def test_a_freeze_holds_the_next_wave_until_it_ends(world: World) -> None:
     assert [p.serves for p in world.plants.all.values()] == [second, first, first]
     world.half_day()
     assert [p.serves for p in world.plants.all.values()] == [second, first, first]
-    assert world.waiting() == [f"outbox/{world.runs[-1].id}/{key}" for key in _deploys(world)]
+    run = world.runs[-1].id
+    assert world.waiting() == [f"outbox/{run}/wave/{run}/0/1-0-0-0/0"]
     world.clock.advance(MINUTE)
     loop.unfreeze(world.ports, "line", "ann")
     world.pump()
     assert [p.serves for p in world.plants.all.values()] == [second] * 3
     world.until("verified")
     settled(world)
-
-
-def test_the_way_back_needs_no_plan(world: World) -> None:
-    first = loop.head(world.ports, "line").champion
-    second = handed_in(world)
-    world.plants["a"].slow.add(second)
-    world.answer()
-    world.blobs.delete(f"plans/{world.request().plan}")
-    world.until("rolled-back")
-    assert world.plants["a"].serves == first
-
-
-def _deploys(world: World) -> list[str]:
-    run = world.runs[-1]
-    return [f"wave/{run.id}/0/1-0-0-0/0"]
 
 
 def test_a_freeze_stops_training_evaluation_and_approval(world: World) -> None:
@@ -563,7 +559,6 @@ def test_a_plan_that_was_changed_after_it_was_shown_is_not_carried_out(world: Wo
 def test_an_answer_whose_event_got_lost_is_found_by_the_sweep(world: World) -> None:
     handed_in(world)
     send, world.bus.send = world.bus.send, lambda *_: None  # type: ignore[method-assign]
-    world.restart_with_bus = None  # type: ignore[attr-defined]
     world.ports = changed(world.ports, bus=world.bus)
     world.answer()
     assert world.runs[-1].phase is Phase.AWAITING_APPROVAL
@@ -657,22 +652,11 @@ def test_two_workers_that_check_at_once_begin_one_run(world: World) -> None:
         real(partition, changes)
 
     world.store.commit = commit  # type: ignore[method-assign]
-    world.restart_ports = None  # type: ignore[attr-defined]
-    world.ports = changed(world.ports, store=_Late(world.store))
+    world.ports = changed(world.ports, store=world.store)
     world.half_day()
     assert len(raced) == 2
     assert [r.id for r in world.runs] == [raced[1]]
     assert list(world.jobs.jobs) == [f"{raced[1]}-train", f"{raced[1]}-evaluate"]
-
-
-class _Late:
-    """Looks its methods up when they are called."""
-
-    def __init__(self, port: Any) -> None:
-        self._port = port
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._port, name)
 
 
 def test_a_second_run_waits_for_the_end_of_the_first(worlds: Worlds) -> None:
@@ -848,4 +832,3 @@ def test_the_champions_reference_is_read_once(world: World) -> None:
     world.blobs.get = lambda name: reads.append(name) or get(name)  # type: ignore[method-assign,func-returns-value]
     world.days(1)
     assert [r for r in reads if r.startswith("layers/")] == []
-    assert codec.digest(a_reference())

@@ -263,9 +263,11 @@ class Replay:
     def review(self) -> dict[str, Any]:
         """What the first champion and every candidate would have scored, month by month, beside what was served."""
         from triggers import loop as shell
+        from triggers.run import Phase
 
         runs = shell.runs(self.local.ports, self.loop.loop)
         first = runs[0].champion if runs else shell.head(self.local.ports, self.loop.loop).champion
+        refused = {r.candidate for r in runs if r.phase is Phase.ROLLED_BACK}  # it left rows unscored: no metric
         folder = self.state / "jobs" / "review"
         spec = {
             "name": "review",
@@ -275,7 +277,7 @@ class Replay:
             "from": iso(self.span.start),
             "to": iso(self.span.end),
             "champion": first,
-            "candidates": sorted({d for r in runs for d in (r.candidate, r.champion) if d} | {first}),
+            "candidates": sorted(({d for r in runs for d in (r.candidate, r.champion) if d} | {first}) - refused),
         }
         (folder / "result.json").unlink(missing_ok=True)
         run_job(folder, spec)

@@ -34,6 +34,7 @@ from drift.envelope import iso
 from triggers import sites
 from triggers.config import Fleet, Loop, Site, duration, parse_fleet, parse_loop
 from triggers.errors import DriftloopError, Refused
+from triggers.ports import Put
 
 if TYPE_CHECKING:
     from adapters.local.profile import Local
@@ -236,7 +237,7 @@ class Replay:
     def train(self, name: str, start: int, end: int, settings: Mapping[str, Any] | None = None) -> str:
         """A candidate trained outside the loop, on the table's rows of [start, end), UTC seconds. Asked for again by
         the same name, it is the same candidate."""
-        folder = self.state / "jobs" / name
+        folder = self.state / "work" / name
         result = folder / "result.json"
         if not result.exists():
             spec = {
@@ -268,7 +269,7 @@ class Replay:
         runs = shell.runs(self.local.ports, self.loop.loop)
         first = runs[0].champion if runs else shell.head(self.local.ports, self.loop.loop).champion
         refused = {r.candidate for r in runs if r.phase is Phase.ROLLED_BACK}  # it left rows unscored: no metric
-        folder = self.state / "jobs" / "review"
+        folder = self.state / "work" / "review"
         spec = {
             "name": "review",
             "kind": "review",
@@ -297,7 +298,7 @@ class Replay:
         if not runs:
             return
         self.report = self.state / "blobs" / "evidently" / self.loop.loop / f"{runs[0].id}.html"
-        folder = self.state / "jobs" / "drift-report"
+        folder = self.state / "work" / "drift-report"
         spec = {
             "name": runs[0].id,
             "loop": str(self.state / "config" / self.loop.loop / "loop.yaml"),
@@ -332,30 +333,42 @@ class Replay:
         At each tick everything that was due has been handled, and no job is running.
         """
         last = self.end + timedelta(days=2)
-        now = max(self.local.clock.now(), self.start)
+        now = max(self.clock.now(), self.start)
+        if not self._whole(now):
+            self._stop(now)
         while True:
-            self._network(now)
-            self._play(now)
-            self.settle()
-            self._draw()
-            yield now
+            if self._whole(now):
+                self._network(now)
+                self._play(now)
+                self.settle()
+                self._draw()
+                yield now
             if now >= last:
                 return
             now += self.tick - (now - _EPOCH) % self.tick
-            self._advance(now)
+            while self.clock.now() < now:
+                due = self.host.next_due()
+                self._stop(self.clock.set(min(now, max(due, self.clock.now()) if due else now)))
 
-    def _advance(self, to: datetime) -> None:
-        """Move the clock, stopping wherever something is due; time stands still while jobs run and people answer.
+    def _whole(self, now: datetime) -> bool:
+        return (now - _EPOCH) % self.tick == timedelta()
 
-        Before a rollout moves, the sites have told what they saw until then with what they served until then.
+    def _stop(self, now: datetime) -> None:
+        """Handle what is due now; time stands still while jobs run and people answer.
+
+        Before a rollout moves, the sites tell what they saw until then with what they served until then. Whether they
+        do is written down first: a replay that was killed here does the same again.
         """
-        while (now := self.clock.now()) < to:
-            due = self.host.next_due()
-            now = self.clock.set(min(to, max(due, now) if due else to))
-            if now < to and self._rolling():
-                self._play(now)
-            self.host.run_due_timers()
-            self.settle()
+        store = self.local.store
+        kept = store.get("$replay", "stop")
+        stop = msgspec.json.decode(kept.value) if kept else {}
+        if stop.get("at") != now.isoformat():
+            stop = {"at": now.isoformat(), "play": not self._whole(now) and self._rolling()}
+            store.commit("$replay", [Put("stop", msgspec.json.encode(stop), "*")])
+        if stop["play"]:
+            self._play(now)
+        self.host.run_due_timers()
+        self.settle()
 
     def _rolling(self) -> bool:
         from triggers import loop as shell
@@ -566,8 +579,8 @@ def _span(time: timedelta) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """One thread a child: on few cores more of them only wait for each other. Bytecode is kept: most of a job's start is
-    compiling what it imports."""
+    """One thread a child: on few cores more only wait for each other. Bytecode is kept: without it most of a job's start
+    is compiling what it imports."""
     ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(APP.parent)}
     return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, **ours}
 

@@ -23,7 +23,7 @@ from drift.telemetry import Batch, Labels, Refusal
 from drift.windows import Window
 from triggers import codec, sites
 from triggers.candidates import reference
-from triggers.config import Loop, Site, duration
+from triggers.config import Fleet, Loop, Site, duration
 from triggers.errors import NotFound, Refused
 from triggers.ports import Ports, Put
 from triggers.records import BatchRecord, Orphans, Quarantined, SiteState, Unit, again, site_partition
@@ -71,11 +71,14 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
     """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself."""
     done = Intake()
     by_site: dict[tuple[str, str], list[_Arrival]] = {}
+    configured: dict[str, tuple[Loop, Fleet]] = {}
     for payload in payloads:
         header = None
         try:
             header = envelope.peek(payload)
-            batch = _read(ports, payload, header)
+            if header.loop not in configured:
+                configured[header.loop] = _configured(ports, header.loop)
+            batch = _read(ports, payload, header, *configured[header.loop])
         except (_Bad, envelope.BadBatch, Refused) as problem:
             _quarantine(ports, payload, header, str(problem))
             done.quarantined += 1
@@ -83,16 +86,19 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
         arrival = _Arrival(payload, codec.digest(payload), batch)
         by_site.setdefault((batch.loop, batch.site), []).append(arrival)
     for (loop_name, site), arrivals in by_site.items():
-        _fold(ports, ports.configs.loop(loop_name), site, arrivals, done)
+        _fold(ports, configured[loop_name][0], site, arrivals, done)
     return done
 
 
-def _read(ports: Ports, payload: bytes, header: envelope.Header) -> Batch:
+def _configured(ports: Ports, loop: str) -> tuple[Loop, Fleet]:
     try:
-        loop = ports.configs.loop(header.loop)
+        return ports.configs.loop(loop), ports.configs.fleet(loop)
     except NotFound as problem:
-        raise _Bad(f"unknown loop {header.loop!r}") from problem
-    site = ports.configs.fleet(header.loop).site(header.site)
+        raise _Bad(f"unknown loop {loop!r}") from problem
+
+
+def _read(ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fleet: Fleet) -> Batch:
+    site = fleet.site(header.site)
     if site is None:
         raise _Bad(f"unknown site {header.site!r}")
     _verify(ports, payload, header, site)

@@ -579,8 +579,7 @@ def _span(time: timedelta) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """One thread a child: on few cores more only wait for each other. Bytecode is kept: without it most of a job's start
-    is compiling what it imports."""
+    """One thread a child: on few cores more only wait for each other. Bytecode is kept: most of a start is compiling."""
     ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(APP.parent)}
     return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, **ours}
 

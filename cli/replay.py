@@ -579,7 +579,7 @@ def _span(time: timedelta) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """One thread a child: on few cores more only wait for each other. Bytecode is kept: most of a start is compiling."""
+    """One thread a child: more would wait for each other. Bytecode is kept: most of a start is compiling."""
     ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(APP.parent)}
     return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, **ours}
 

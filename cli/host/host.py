@@ -249,6 +249,9 @@ class Host:
             return problem(400, "malformed path")
         function = match.function
         if function is None:
+            page = f"/{self.json.route_prefix}/ui/"
+            if path_of(url) == "/" and self._router.match("GET", page).function:
+                return 302, [("location", page)], b""
             return _without_function(method, match.allowed)
         value = partial(decode.request, method, url, headers, match.params, body)
         answer, error = self._invoke(function, value, f"{method} {path_of(url)}")

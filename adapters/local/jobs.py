@@ -157,6 +157,7 @@ class ProcessJobs:
                 "loop": str(self._state / "config" / job.loop / "loop.yaml"),
                 "blobs": str(self._state / "blobs"),
                 "key": str(self._state / "keys" / "registry.pem"),
+                "public": str(self._state / "keys" / "registry.pub"),
                 "timeout_s": job.timeout_s,
             }
         )

@@ -157,6 +157,7 @@ def test_a_job_is_told_all_that_it_needs(shop: Workshop) -> None:
         "loop": str(state / "config" / "flights" / "loop.yaml"),
         "blobs": str(state / "blobs"),
         "key": str(state / "keys" / "registry.pem"),
+        "public": str(state / "keys" / "registry.pub"),
         "timeout_s": 60.0,
         "parent": "d1",
         "do": made["spec"]["do"],

@@ -12,6 +12,7 @@ from triggers.errors import Refused
 from triggers.ports import Ports
 
 if TYPE_CHECKING:
+    from adapters.azure.profile import Azure
     from adapters.local.profile import Local
 
 SETTINGS: Mapping[str, str] = {
@@ -25,7 +26,8 @@ SETTINGS: Mapping[str, str] = {
     "CheckSchedule": "0 0 6 * * *",
     "SweepSchedule": "0 */5 * * * *",
 }
-"""Every setting that the app reads, with its default; an app setting (environment variable) of that name wins.
+"""Every setting of both profiles, with its default; an app setting (environment variable) of that name wins. What the
+azure profile needs besides is in adapters/azure/settings.py.
 
 DRIFTLOOP_CLOCK is for the local profile: a time (ISO 8601) at which a clock begins that moves only when it is told.
 """
@@ -46,9 +48,20 @@ def local() -> Local:
 
 
 @cache
+def azure() -> Azure:
+    """The azure profile; what its settings lack is said by the port that needs it."""
+    from adapters.azure.profile import Azure
+    from adapters.azure.settings import Settings
+
+    return Azure(Settings(os.environ))
+
+
+@cache
 def ports() -> Ports:
     """Everything the shell may touch. Raises Refused where a setting is wrong."""
     profile = setting("DRIFTLOOP_PROFILE")
     if profile == "local":
         return local().ports
-    raise Refused(f"DRIFTLOOP_PROFILE is {profile!r}: this version has the profile `local`")
+    if profile == "azure":
+        return azure().ports
+    raise Refused(f"DRIFTLOOP_PROFILE is {profile!r}: it is `local` or `azure`")

@@ -1,0 +1,49 @@
+"""The azure profile: every port on Azure's services, from typed settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapters.azure.identity import Identity
+from adapters.azure.settings import Settings
+from adapters.local.clock import SystemClock
+from adapters.local.sites import HttpExecutor
+from adapters.signatures import Ed25519
+from triggers.errors import Refused
+from triggers.ports import Ports
+
+
+class Azure:
+    """All the adapters of one function app.
+
+    Nothing is imported of an SDK, and no setting is read, before a port is first used: what is missing is said by
+    what needs it. An adapter takes `settings` and `identity`, and makes its client at its first call.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.identity = Identity(settings)
+        configs: Any = _Missing("the loops' configuration", "Storage__blobServiceUri")
+        self.ports = Ports(
+            store=_Missing("state", "Storage__tableServiceUri"),
+            blobs=_Missing("blobs", "Storage__blobServiceUri"),
+            bus=_Missing("queues", "ServiceBus__fullyQualifiedNamespace"),
+            topic=_Missing("events", "EventGrid__topicEndpointUri"),
+            jobs=_Missing("training", "AzureMLWorkspace"),
+            executor=HttpExecutor(configs),
+            notifier=_Missing("cards", "TeamsWorkflowUrl"),
+            signatures=Ed25519(),
+            people=_Missing("sign-in", "WEBSITE_AUTH_ENABLED"),
+            clock=SystemClock(),
+            configs=configs,
+        )
+
+
+class _Missing:
+    """A port that has no adapter yet."""
+
+    def __init__(self, what: str, setting: str) -> None:
+        self._said = f"the azure profile has no {what} yet: the app setting {setting} is not read"
+
+    def __getattr__(self, name: str) -> Any:
+        raise Refused(self._said)

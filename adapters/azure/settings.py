@@ -1,0 +1,144 @@
+"""What the azure profile is told: one table of app settings, typed, each validated when it is first used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+from urllib.parse import urlsplit
+
+from triggers.errors import Refused
+
+T = TypeVar("T")
+
+
+def text(value: str) -> str:
+    return value
+
+
+def https(value: str) -> str:
+    """An address, without a slash at its end."""
+    parts = urlsplit(value)
+    if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("an https:// address")
+    return value.rstrip("/")
+
+
+def guid(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
+        raise ValueError("a GUID")
+    return value.lower()
+
+
+def table_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{2,62}", value):
+        raise ValueError("3 to 63 letters and digits, a letter first")
+    return value
+
+
+def container_name(value: str) -> str:
+    if not re.fullmatch(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*", value):
+        raise ValueError("3 to 63 lower-case letters, digits and single hyphens")
+    return value
+
+
+def yes(value: str) -> bool:
+    """As App Service writes it."""
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise ValueError("true or false")
+    return value.lower() in ("true", "1")
+
+
+def words(value: str) -> frozenset[str]:
+    """Separated by commas."""
+    return frozenset(word.strip() for word in value.split(",") if word.strip())
+
+
+class Setting(Generic[T]):
+    """One app setting: read as an attribute of Settings, it is its value.
+
+    Without a default it is needed by whatever reads it. What is wrong is said with the setting's name and what it is
+    for; a secret's value is never said.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        purpose: str,
+        parse: Callable[[str], T],
+        default: T | None = None,
+        *,
+        example: str = "",
+        secret: bool = False,
+    ) -> None:
+        self.name, self.purpose, self.default = name, purpose, default
+        self.example, self.secret = example, secret
+        self._parse = parse
+
+    @overload
+    def __get__(self, settings: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, settings: Settings, owner: type) -> T: ...
+    def __get__(self, settings: Settings | None, owner: type) -> Setting[T] | T:
+        if settings is None:
+            return self
+        said = settings.environment.get(self.name, "").strip()
+        if not said and self.default is not None:
+            return self.default
+        if not said:
+            example = f", for example {self.example}" if self.example else ""
+            raise Refused(f"the app setting {self.name} is missing: {self.purpose}{example}", setting=self.name)
+        try:
+            return self._parse(said)
+        except ValueError as wrong:
+            shown = "what it says" if self.secret else repr(said[:200])
+            why = f"the app setting {self.name}: {shown} is not {wrong}; it is for: {self.purpose}"
+        raise Refused(why, setting=self.name)
+
+
+class Settings:
+    """The app settings of the azure profile.
+
+    `<Name>__...` with an identity is what a deployed app has; a connection string or key is for an emulator.
+    """
+
+    client_id = Setting("AZURE_CLIENT_ID", "the user-assigned identity that the app acts as", guid, "")
+    storage = Setting(
+        "Storage", "connection string of the storage emulator, instead of Storage__...", text, "", secret=True
+    )
+    tables = Setting(
+        "Storage__tableServiceUri",
+        "where runs, windows, outbox, approvals and audit are kept",
+        https,
+        example="https://ACCOUNT.table.core.windows.net",
+    )
+    blobs = Setting(
+        "Storage__blobServiceUri",
+        "where batches, candidates, reports and the configuration are kept",
+        https,
+        example="https://ACCOUNT.blob.core.windows.net",
+    )
+    table = Setting("StateTable", "the table of the loop's state", table_name, "driftloop")
+    container = Setting(
+        "StateContainer", "the blob container of batches, candidates and reports", container_name, "driftloop"
+    )
+    config = Setting(
+        "ConfigContainer", "the blob container of <loop>/loop.yaml and fleet.yaml", container_name, "config"
+    )
+    sign_in = Setting(
+        "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
+    )
+    approve_roles = Setting(
+        "ApproveRoles", "app roles or group ids whose people may approve", words, frozenset({"approve"})
+    )
+    operate_roles = Setting(
+        "OperateRoles", "app roles or group ids whose people may operate", words, frozenset({"operate"})
+    )
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+
+
+def table_of_settings() -> list[Setting[Any]]:
+    """All of them, in order."""
+    return [found for found in vars(Settings).values() if isinstance(found, Setting)]

@@ -16,6 +16,8 @@ from triggers.errors import Refused
 MOST_CATEGORIES = 200
 MOST_SITES = 1000
 SAMPLE = 1000
+ID, RUNNING = "nearly every row has its own: an id, or free text", "a running number"
+"""Why a column is no feature whatever is done with it."""
 
 Kind = Literal["time", "number", "text", "other"]
 Role = Literal["timestamp", "site", "id", "label", "prediction"]
@@ -90,6 +92,8 @@ def read(path: Path) -> Any:
         if path.suffix.lower() in (".parquet", ".pq"):
             return parquet.read_table(path)
         return csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such file; expected a table, CSV or Parquet") from None
     except (pa.ArrowException, OSError) as e:
         raise Refused(f"{path}: neither CSV nor Parquet that can be read: {e}") from e
 
@@ -116,7 +120,7 @@ def guess(columns: list[Column], said: Mapping[Role, str | None]) -> Guess:
     _check(made, columns)
     made.task = "binary" if made.roles["label"][0].binary else "regression"
     for column in _free(columns, made):
-        if why := _useless(column):
+        if why := useless(column):
             made.left.append((column, why))
         else:
             made.features.append(_taken(column, {t.name for t in made.features}))
@@ -148,7 +152,7 @@ def _column(name: str, values: Any) -> Column:
         distinct = pc.count_distinct(told).as_py()
         problem = _not_times(told.slice(0, SAMPLE).to_pylist())
         return Column(name, "text" if problem else "time", rows, rows - len(told), distinct, why_not_time=problem)
-    return Column(name, "other", rows, missing, 0)
+    return Column(name, "other", rows, rows if pa.types.is_null(kind) else missing, 0)
 
 
 def _not_times(texts: Iterable[str]) -> str:
@@ -256,7 +260,7 @@ def _check(made: Guess, columns: list[Column]) -> None:
         raise Refused(f"--id: {made.roles['id'][0].name!r} has values that come twice")
 
 
-def _useless(column: Column) -> str:
+def useless(column: Column) -> str:
     """Why a column is no feature; "" where it is one."""
     if column.kind == "other":
         return "neither numbers nor text"
@@ -265,11 +269,11 @@ def _useless(column: Column) -> str:
     if column.distinct <= 1:
         return "empty" if column.distinct == 0 else "always the same"
     if column.kind == "text" and column.distinct > max(MOST_CATEGORIES, column.rows / 2):
-        return "nearly every row has its own: an id, or free text"
+        return ID
     if column.kind == "text" and column.distinct > MOST_CATEGORIES:
         return f"{column.distinct:,} different texts: more than {MOST_CATEGORIES} tell little one by one"
     if column.kind == "number" and column.whole and column.unique and column.high - column.low < 2 * column.rows:
-        return "a running number"
+        return RUNNING
     if column.kind == "number" and CODE.fullmatch(column.name) and column.whole and column.distinct > MOST_CATEGORIES:
         return f"a code with {column.distinct:,} values, by its name"
     return ""

@@ -26,6 +26,7 @@ Kind = Literal[
     "feature", "prediction", "label", "performance", "missing", "range", "unseen", "type", "schema", "silence"
 ]
 Scope = Literal["site", "cohort", "fleet"]
+Asked = Literal["quality", "feature", "prediction", "label", "realised", "estimated", "multivariate"]
 
 KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
 """Kinds under the false-alarm promise; all others are rules, counted apart."""
@@ -86,6 +87,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one question. `drifted` is None where there is nothing to judge by, or it was not asked."""
+
+    kind: Asked
+    drifted: bool | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Performance:
     """How the model did at a site: `realised` from labels, `expected` from the reference, `estimated` without labels
     (NaN where unknown). `metric` is auc, or rmse for a regression; `log_loss` is NaN for the latter."""
@@ -128,7 +138,7 @@ class Heatmap:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a check found. `start` and `end` are UTC seconds of the windows assessed; `evidence` is held against
-    `limit`; `held` are windows with too few rows to be evidence, by site."""
+    `limit`; `verdicts` answer every kind of question, each with its reason."""
 
     start: int
     end: int
@@ -142,6 +152,7 @@ class Report:
     distances: Heatmap
     performance: tuple[Performance, ...]
     reason: str
+    verdicts: tuple[Verdict, ...]
 
     @property
     def drifting(self) -> bool:
@@ -194,6 +205,7 @@ def assess(
         _heatmap(reference, whole, groups, limits),
         _performance(reference, by_site),
         _reason(findings, value, limit, whole, coverage),
+        _verdicts(reference, by_site, findings, evidence * weights, limits),
     )
     return report, after
 
@@ -485,6 +497,63 @@ def _reason(
         return "no windows to assess"
     promise = "" if coverage.held else f"; promise not covered: {coverage.why}"
     return f"no drift: evidence {value:.3g} < {limit:.3g} in {len(windows)} windows{promise}"
+
+
+def _verdicts(
+    reference: Reference,
+    by_site: Mapping[str, list[Window]],
+    findings: Sequence[Finding],
+    evidence: NDArray[np.float64],
+    limits: Limits,
+) -> tuple[Verdict, ...]:
+    """One verdict for each question; `evidence` [rows, streams] is weighted."""
+    windows = [w for of_site in by_site.values() for w in of_site]
+    rows, labels = sum(w.rows for w in windows), sum(w.outcomes.labels for w in windows)
+    rules = [f.reason for f in findings if not f.statistical]
+    verdicts = [Verdict("quality", bool(rules), "; ".join(rules) or f"{rows:,} rows, and no rule broken")]
+    of_kind = model(reference).layout.kinds
+    for k, (kind, asked) in enumerate(_ASKED.items()):
+        found = "; ".join(f.reason for f in findings if f.kind == kind)
+        needs, held = ("labels", labels) if asked in ("label", "realised") else ("rows", rows)
+        if not found and not model(reference).active[of_kind == k].any():
+            verdicts.append(Verdict(asked, None, f"the reference has too few {needs} to judge by"))
+        elif not found and not held:
+            verdicts.append(Verdict(asked, None, f"no {needs} in these windows"))
+        else:
+            part = evidence[:, of_kind == k].sum()
+            said = found or f"evidence {part:.3g} of the {limits.evidence:.3g} that all kinds share"
+            how = f"; {_realised_in_words(reference, windows)}" if asked == "realised" and labels else ""
+            verdicts.append(Verdict(asked, bool(found), said + how))
+    moved = any(f.kind == "prediction" for f in findings)
+    verdicts.append(_estimate(reference, windows, moved))
+    verdicts.append(Verdict("multivariate", None, "not asked: a drift report, or `driftloop assess --multivariate`"))
+    return tuple(verdicts)
+
+
+_ASKED: Mapping[Kind, Asked] = {
+    "feature": "feature",
+    "prediction": "prediction",
+    "label": "label",
+    "performance": "realised",
+}
+
+
+def _realised_in_words(reference: Reference, windows: Sequence[Window]) -> str:
+    whole = reduce(add, (w.outcomes for w in windows))
+    found = float(_realised(reference, [whole])[0])
+    metric = "auc" if reference.schema.task == "binary" else "rmse"
+    return f"{metric} {found:.3f} on {whole.labels:,} labels, {_expected(reference)['']:.3f} in the reference"
+
+
+def _estimate(reference: Reference, windows: Sequence[Window], moved: bool) -> Verdict:
+    """Performance without labels: it has moved where the scores have, and what they promise is less than it was."""
+    then = float(reference.estimated(reference.pooled[-1]))
+    if np.isnan(then) or not windows:
+        return Verdict("estimated", None, "no calibration map: it needs a binary task and labels in the reference")
+    now = float(reference.estimated(sum(w.sketch.counts[-1] for w in windows)))
+    if np.isnan(now):
+        return Verdict("estimated", None, "no scores in these windows")
+    return Verdict("estimated", moved and now < then, f"auc {now:.3f} by the scores alone, {then:.3f} in the reference")
 
 
 def _plain(value: Any) -> Any:

@@ -89,10 +89,10 @@ def load(path: Path, schema: Schema) -> Table:
     import pyarrow.parquet as pq
 
     found = pq.ParquetFile(path).read()
-    numbers = {name: _numbers(found[name], name) for name in ("score", "label")}
+    known = {name: numbers(found[name], name) for name in ("score", "label")}
     at = found["at"].to_numpy().astype(np.int64)
     columns = {f.name: _feature(f, found[f.name], f.name) for f in schema.features}
-    return Table(_texts(found["id"]), at, _texts(found["site"]), columns=columns, **numbers)
+    return Table(texts(found["id"]), at, texts(found["site"]), columns=columns, **known)
 
 
 def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.int64]]:
@@ -108,10 +108,10 @@ def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.
         known_at = np.where(said, told, known_at)
     nothing = np.full(n, np.nan)
     table = Table(
-        _texts(column(s.id)) if s.id else np.array([f"{i:09d}" for i in range(n)], dtype=object),
+        texts(column(s.id)) if s.id else np.array([f"{i:09d}" for i in range(n)], dtype=object),
         at,
-        _texts(column(s.site)) if s.site else np.full(n, site, dtype=object),
-        _numbers(column(s.prediction), s.prediction) if s.prediction else nothing,
+        texts(column(s.site)) if s.site else np.full(n, site, dtype=object),
+        numbers(column(s.prediction), s.prediction) if s.prediction else nothing,
         _labels(column(s.label), s.label, loop.task) if s.label else nothing,
         {f.name: _feature(f, column(f.column or f.name), f.column or f.name) for f in s.features},
     )
@@ -154,10 +154,10 @@ def _file(path: Path, wanted: Sequence[str]) -> Callable[[str], Any]:
 
 
 def _feature(feature: Any, column: Any, name: str) -> NDArray[Any]:
-    return _texts(column) if feature.kind == "category" else _numbers(column, name)
+    return texts(column) if feature.kind == "category" else numbers(column, name)
 
 
-def _texts(column: Any) -> Text:
+def texts(column: Any) -> Text:
     """Values as text, None for missing and for the empty text."""
     import pyarrow as pa
 
@@ -175,7 +175,8 @@ def _objects(values: Sequence[str | None]) -> Text:
     return out
 
 
-def _numbers(column: Any, name: str) -> NDArray[np.float64]:
+def numbers(column: Any, name: str) -> NDArray[np.float64]:
+    """Values as numbers, NaN for missing. Raises BadTable."""
     import pyarrow as pa
 
     try:
@@ -186,7 +187,7 @@ def _numbers(column: Any, name: str) -> NDArray[np.float64]:
 
 def _labels(column: Any, name: str, task: str) -> NDArray[np.float64]:
     """A binary label is 0 or 1, or false or true."""
-    values = _numbers(column, name)
+    values = numbers(column, name)
     if task == "binary" and not np.isin(values[np.isfinite(values)], (0.0, 1.0)).all():
         raise BadTable(f"column {name}: expected 0 and 1, found {values[np.isfinite(values)][:5].tolist()}")
     return values

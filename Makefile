@@ -37,7 +37,7 @@ test:
 	@$(py) -m pytest -m "not wire and not nightly" $(ARGS)
 
 test-wire:
-	@$(setup) test
+	@$(setup) wire
 	@$(py) -m pytest -m wire $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-nightly:

@@ -1,4 +1,4 @@
-"""Makes .venv with what is asked for: `python tools/setup.py demo|test`. A second call finds that nothing is to do.
+"""Makes .venv with what is asked for: `python tools/setup.py demo|test|wire`. A second call finds nothing to do.
 
 Needs Python >= 3.11 and nothing else. Packages come from where pip is configured to look for them, by uv where it
 can be had, because it is several times faster; by pip where it cannot.
@@ -20,12 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+NODE = ROOT / "build" / "node"
 LAUNCHER = VENV / "bin" / "driftloop"
 LAUNCH = f'#!/bin/sh\nexec "{PYTHON}" -P -m cli.main "$@"\n'
 UV = "uv==0.13.9"
 NEEDS = {
     "demo": ("requirements.txt", "examples/flights/requirements.txt"),
     "test": ("requirements.txt", "requirements-dev.txt"),
+    "wire": ("requirements.txt", "requirements-dev.txt"),
 }
 PIP_FOR_UV = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -50,6 +52,28 @@ def main(what: str) -> None:
         if not stamp.exists() or stamp.read_text() != key:
             install([argument for f in files for argument in ("-r", str(f))])
             stamp.write_text(key)
+    if what == "wire":
+        node()
+
+
+def node() -> None:
+    """What tests/servers/package.json names, in build/node; says so and goes on where there is no npm."""
+    if shutil.which("npm") is None:
+        say("no npm: what needs Node.js is left out")
+        return
+    NODE.mkdir(parents=True, exist_ok=True)
+    with (NODE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files = [ROOT / "tests" / "servers" / name for name in ("package.json", "package-lock.json")]
+        stamp, key = NODE / ".has", hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()
+        if stamp.exists() and stamp.read_text() == key:
+            return
+        say("installing what the wire tests need of Node.js (once)")
+        for file in files:
+            shutil.copy(file, NODE)
+        if subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=NODE, check=False).returncode:
+            sys.exit("driftloop: npm could not install what the wire tests need")
+        stamp.write_text(key)
 
 
 def usable() -> bool:

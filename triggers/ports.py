@@ -39,8 +39,8 @@ class Delete:
 class Store(Protocol):
     """Rows in partitions; a commit within one partition is all or nothing, and durable when it returns.
 
-    Keys and partitions are any text up to 400 characters; values at most 900 KB; a commit at most 100 changes
-    and 4 MiB. A write whose `expect` does not hold raises Conflict and changes nothing.
+    Keys and partitions are any text up to 400 characters; values at most 900 KiB; a commit at most 100 changes
+    and 2.75 MiB. A write whose `expect` does not hold raises Conflict and changes nothing.
     """
 
     def get(self, partition: str, key: str) -> Record | None: ...

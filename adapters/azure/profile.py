@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.azure.identity import Identity
 from adapters.azure.settings import Settings
+from adapters.azure.tables import TableStore
 from adapters.local.clock import SystemClock
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
@@ -25,7 +26,7 @@ class Azure:
         self.identity = Identity(settings)
         configs: Any = _Missing("the loops' configuration", "Storage__blobServiceUri")
         self.ports = Ports(
-            store=_Missing("state", "Storage__tableServiceUri"),
+            store=TableStore(settings, self.identity),
             blobs=_Missing("blobs", "Storage__blobServiceUri"),
             bus=_Missing("queues", "ServiceBus__fullyQualifiedNamespace"),
             topic=_Missing("events", "EventGrid__topicEndpointUri"),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from adapters.azure.profile import Azure
+from adapters.azure.settings import Settings
 from adapters.local.blobs import FileBlobs
 from adapters.local.bus import SqliteBus
 from adapters.local.clock import VirtualClock
 from adapters.local.database import Database
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
+from tests.servers.azurite import Azurite
 from triggers.ports import Blobs, Store
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -68,12 +73,26 @@ def _sqlite_queues(folder: Path) -> Iterator[Queues]:
 
 Factory = Callable[[Path], AbstractContextManager[Any]]
 STORES: dict[str, Factory] = {"sqlite": _sqlite_store}
+AZURE = pytest.param("azure", marks=pytest.mark.wire)
+"""The azure profile's adapter, against a local server."""
+
 BLOBS: dict[str, Factory] = {"files": _file_blobs, "files, case blind": _case_blind_blobs}
 QUEUES: dict[str, Factory] = {"sqlite": _sqlite_queues}
 
 
-@pytest.fixture(params=list(STORES))
+@pytest.fixture
+def azure(azurite: Azurite) -> Azure:
+    """The azure profile with a table and containers of its own."""
+    name = f"t{uuid4().hex}"
+    own = {"StateTable": name, "StateContainer": name, "ConfigContainer": f"{name}-config"}
+    return Azure(Settings({**os.environ, **azurite.settings, **own}))
+
+
+@pytest.fixture(params=[*STORES, AZURE])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "azure":
+        yield request.getfixturevalue("azure").ports.store
+        return
     with STORES[request.param](tmp_path) as store:
         yield store
 

@@ -1,0 +1,57 @@
+"""Servers of the wire tests, each started once, when the first test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers import azurite as emulator
+from tests.servers import identity as issuer
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The authority of all our servers' certificates, which every client here trusts; one certificate for them."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
+    import trustme
+
+    folder = tmp_path_factory.mktemp("authority")
+    made = Authority(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    ca = trustme.CA()
+    cert = ca.issue_cert("127.0.0.1", "localhost", "*.localhost")
+    ca.cert_pem.write_to_path(made.ca)
+    cert.private_key_pem.write_to_path(made.key)
+    for pem in cert.cert_chain_pems:
+        pem.write_to_path(made.cert, append=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", str(made.ca))
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def identity() -> Iterator[issuer.Identity]:
+    """A managed identity, as DefaultAzureCredential finds it on App Service."""
+    with issuer.running() as identity, pytest.MonkeyPatch.context() as patch:
+        for name, value in identity.environment.items():
+            patch.setenv(name, value)
+        yield identity
+
+
+@pytest.fixture(scope="session")
+def azurite(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, identity: issuer.Identity
+) -> Iterator[emulator.Azurite]:
+    """Blob and Table storage, for who has a token of `identity`."""
+    with emulator.running(tmp_path_factory.mktemp("azurite"), authority.cert, authority.key) as azurite:
+        yield azurite

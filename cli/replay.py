@@ -249,7 +249,7 @@ class Replay:
                 "from": iso(start),
                 "to": iso(end),
                 "parent": None,
-                "sites": None,
+                "sites": None if self.loop.schema.site else ["main"],
                 "data": str(self.options.data.resolve()),
                 "key": str(self.state / "keys" / "registry.pem"),
                 "settings": dict(settings or {}),

@@ -23,7 +23,7 @@ BLOCK = 16_384
 TAIL_STEPS = 1024
 """How far values lie beyond the training range is summed in 1/1024 of the column's scale, so that it adds exactly."""
 
-_TAIL_LIMIT = float(2**31 - 1)
+TAIL_LIMIT = float(2**31 - 1)
 _GUARDS = (0.001, 0.999)
 _SAMPLE = 1 << 18
 _KNOWN = 10_000
@@ -168,7 +168,7 @@ class Column:
     def _excess(self, beyond: NDArray[np.float64]) -> int:
         with np.errstate(over="ignore"):
             steps = beyond[beyond > 0] * (TAIL_STEPS / self.scale)
-        return int(np.fmin(np.rint(steps), _TAIL_LIMIT).astype(np.int64).sum())
+        return int(np.fmin(np.rint(steps), TAIL_LIMIT).astype(np.int64).sum())
 
     def _outside(self, x: NDArray[np.float64]) -> int:
         low = 0 if self.low is None else int(np.count_nonzero(x < self.low))

@@ -81,13 +81,14 @@ class Reference:
         """
         if not len(rows):
             raise ValueError("a reference needs at least one row")
-        names, site = np.unique(np.asarray(sites, dtype=object).astype(str), return_inverse=True)
+        names, site = _coded(sites)
         judged = np.ones(len(rows), np.bool_) if held_out is None or not held_out.any() else held_out.astype(np.bool_)
         columns = _columns(schema, rows, judged, bins)
         width = max(c.bins for c in columns) + EXTRA
         period = rows.at - rows.at % window_seconds
-        window, code = np.unique(np.stack((site, period), axis=1), axis=0, return_inverse=True)
-        code = code.reshape(-1)
+        first, span = int(period.min()), int(np.ptp(period)) + 1
+        key, code = np.unique(site * span + period - first, return_inverse=True)
+        window = np.stack((key // span, key % span + first), axis=1)
         counts = np.zeros((len(names), len(columns), width), np.int64)
         means = np.full((len(columns), width), np.nan)
         groups = np.zeros((len(window), len(columns), GROUPS), np.int64)
@@ -121,9 +122,7 @@ class Reference:
             np.array([by_window[k].counts for k in keep], np.int64).reshape(len(keep), GROUPS, 2),
             np.array([by_window[k].sums for k in keep], np.float64).reshape(len(keep), 4),
         )
-        made = cls(
-            schema, columns, tuple(names.tolist()), counts, means, by_site, window_seconds, unit, calibration, b""
-        )
+        made = cls(schema, columns, names, counts, means, by_site, window_seconds, unit, calibration, b"")
         return cls.from_bytes(made._pack())
 
     def __eq__(self, other: object) -> bool:
@@ -278,6 +277,13 @@ def grouping(column: Column, counts: NDArray[np.int64]) -> NDArray[np.intp]:
     group[width + OTHER] = group[width + UNSEEN] = _VALUE_GROUPS
     group[width + MISSING] = _VALUE_GROUPS + 1
     return group
+
+
+def _coded(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The distinct names in their order, and the place of each among them, [n]."""
+    distinct = tuple(sorted({str(name) for name in names}))
+    place = {name: i for i, name in enumerate(distinct)}
+    return distinct, np.fromiter((place[str(name)] for name in names), np.int64, len(names))
 
 
 def _columns(schema: Schema, rows: Rows, judged: NDArray[np.bool_], bins: int) -> tuple[Column, ...]:

@@ -224,7 +224,7 @@ class Model:
         within = np.nansum((gap - mean[cell]) ** 2, axis=0) / np.maximum((count - (count > 0)).sum(axis=0), 1)
         many = np.maximum((count > 0).sum(axis=0), 1)
         across = (mean**2).sum(axis=0) / many - (within / np.maximum(count, 1) * (count > 0)).sum(axis=0) / many
-        trust = within / np.maximum(across, 1e-3 * within + 1e-15)
+        trust = np.maximum(within / np.maximum(across, 1e-3 * within + 1e-15), 1e-12)
         self.season = (total / (count + trust)).reshape(-1, self.phases, gap.shape[1])
         return np.asarray((total[cell] - np.nan_to_num(gap)) / (np.maximum(count[cell] - 1, 0) + trust))
 

@@ -31,22 +31,22 @@ def review(
     scores = {digest: Model(folder / "model.onnx", schema).score(table) for digest, folder in folders.items()}
     served = np.isfinite(table.score)  # a row that no model scored when it was made counts against nobody
 
-    def months(which: str, score: NDArray[np.float64], of: NDArray[np.bool_]) -> dict[str, float]:
-        return {m: _measured(which, table.label[k & of], score[k & of]) for m, k in _months(table.at)}
+    def by_month(which: str, score: NDArray[np.float64], of: NDArray[np.bool_]) -> dict[str, float]:
+        return {m: _measured(which, table.label[k & of], score[k & of]) for m, k in months(table.at)}
 
     everything = np.ones(len(table), np.bool_)
     found: dict[str, Any] = {
         "metric": name,
-        "rows": {m: int(k.sum()) for m, k in _months(table.at)},
-        "static": months(name, scores[champion], everything),
-        "loop": months(name, table.score, served),
-        "candidates": {digest: months(name, score, unseen[digest]) for digest, score in scores.items()},
+        "rows": {m: int(k.sum()) for m, k in months(table.at)},
+        "static": by_month(name, scores[champion], everything),
+        "loop": by_month(name, table.score, served),
+        "candidates": {digest: by_month(name, score, unseen[digest]) for digest, score in scores.items()},
         "log_loss": None,
     }
     if loop.task == "binary":
         found["log_loss"] = {
-            "static": months("log_loss", scores[champion], everything),
-            "loop": months("log_loss", table.score, served),
+            "static": by_month("log_loss", scores[champion], everything),
+            "loop": by_month("log_loss", table.score, served),
         }
     return found
 
@@ -57,13 +57,14 @@ def _measured(metric: str, label: NDArray[np.float64], score: NDArray[np.float64
     return MEASURES[metric](label, score)[0]
 
 
-def _months(at: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+def months(at: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """The months (`2013-03`, UTC) of times [n], and which are of each."""
     month = at.astype("datetime64[s]").astype("datetime64[M]")
     return [(str(m), month == m) for m in np.unique(month)]
 
 
 def thinned(table: Table, rows: int) -> Table:
     """At most so many rows of every month, evenly over it."""
-    kept = [np.flatnonzero(k) for _, k in _months(table.at)]
+    kept = [np.flatnonzero(k) for _, k in months(table.at)]
     parts = [k[np.linspace(0, len(k) - 1, min(rows, len(k))).astype(np.intp)] for k in kept]
     return table.take(np.concatenate(parts)) if parts else table

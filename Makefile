@@ -24,7 +24,7 @@ help:
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make format        what ruff can put right by itself"
 	@echo "make lock          pin requirements anew"
-	@echo "make schemas       docs/schemas/ anew"
+	@echo "make schemas       docs/schemas/, the OpenAPI document and the diagram anew"
 	@echo "make bench         the benchmarks of bench/"
 	@echo "make clean         remove .venv and build/"
 
@@ -34,7 +34,7 @@ demo:
 
 test:
 	@$(setup) test
-	@$(py) -m pytest -m "not wire and not nightly" $(ARGS)
+	@$(py) -m pytest -m "not wire and not nightly" -n logical --dist worksteal $(ARGS)
 
 test-wire:
 	@$(setup) wire
@@ -63,6 +63,8 @@ lock:
 schemas:
 	@$(setup) test
 	$(py) -m cli.validate --schemas docs/schemas
+	$(py) tools/openapi.py
+	$(py) -m cli.graph
 
 bench:
 	@$(setup) test

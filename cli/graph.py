@@ -1,11 +1,12 @@
 """`driftloop graph`: how a run moves, as a diagram and a table, written from lifecycle.RULES.
 
-`python -m cli.graph` writes docs/lifecycle.md anew.
+`python -m cli.graph` writes docs/lifecycle.md anew, and the diagram in docs/loop.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from inspect import getdoc
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 from triggers import lifecycle
 from triggers.run import FINAL, Phase
 
-FILE = Path(__file__).parents[1] / "docs" / "lifecycle.md"
+DOCS = Path(__file__).parents[1] / "docs"
+FILE, LOOP = DOCS / "lifecycle.md", DOCS / "loop.md"
 
 _BEGINNING = """\
 # How a run moves
@@ -27,7 +29,8 @@ final phase, changes nothing.
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("graph", help="how a run moves, as a diagram", description=__doc__)
-    parser.add_argument("--out", type=Path, default=FILE, metavar="FILE", help="default: docs/lifecycle.md; - prints")
+    where = "default: docs/lifecycle.md, and the diagram in docs/loop.md; - prints"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=where)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,14 +38,29 @@ def run(args: argparse.Namespace) -> int:
     if str(args.out) == "-":
         print(page(), end="")
         return 0
-    args.out.write_text(page(), encoding="utf-8")
-    print(f"wrote {args.out}")
+    pages = {args.out: page()} if args.out else {FILE: page(), LOOP: drawn(LOOP.read_text("utf-8"))}
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
     return 0
 
 
 def page() -> str:
     """docs/lifecycle.md as it must be."""
-    return f"{_BEGINNING}\n```mermaid\n{diagram()}```\n\n{table()}"
+    return f"{_BEGINNING}\n{_fenced()}\n{table()}"
+
+
+def drawn(text: str) -> str:
+    """A page with its Mermaid diagram as it must be.
+
+    >>> drawn("a\\n```mermaid\\nold\\n```\\nb") == f"a\\n```mermaid\\n{diagram()}```\\nb"
+    True
+    """
+    return re.sub(r"^```mermaid\n.*?^```\n", _fenced(), text, count=1, flags=re.DOTALL | re.MULTILINE)
+
+
+def _fenced() -> str:
+    return f"```mermaid\n{diagram()}```\n"
 
 
 def diagram() -> str:

@@ -1,4 +1,4 @@
-"""Servers of the wire tests, each started once, when the first test asks for it."""
+"""The order of the tests; servers of the wire tests, each started once, when the first test asks for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ import pytest
 
 from tests.servers import azurite as emulator
 from tests.servers import identity as issuer
+
+
+LONGEST = ("tests/cli/test_killed.py",)
+"""Take far longer than any other: begun last, one core would run them alone."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""docs/lifecycle.md is what the code does."""
+"""docs/lifecycle.md, and the diagram in docs/loop.md, are what the code does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from triggers.run import Phase
 
 def test_docs_lifecycle_is_not_stale() -> None:
     assert graph.FILE.read_text(encoding="utf-8") == graph.page(), "stale: run `driftloop graph`"
+
+
+def test_the_diagram_in_docs_loop_is_not_stale() -> None:
+    text = graph.LOOP.read_text(encoding="utf-8")
+    assert text.count("```mermaid") == 1
+    assert text == graph.drawn(text), "stale: run `driftloop graph`"
 
 
 def test_every_rule_and_every_phase_is_in_the_page(capsys: pytest.CaptureFixture[str]) -> None:

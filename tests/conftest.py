@@ -11,7 +11,6 @@ import pytest
 from tests.servers import azurite as emulator
 from tests.servers import identity as issuer
 
-
 LONGEST = ("tests/cli/test_killed.py",)
 """Take far longer than any other: begun last, one core would run them alone."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from triggers.errors import DriftloopError, NotFound, Refused, Retry
+from triggers.errors import Conflict, DriftloopError, NotFound, Refused, Retry
 
 _LATER = frozenset({401, 403, 408, 425, 429})
 """401 and 403 too: a token that has expired, or a role that is not assigned yet, must not make poison of messages."""
@@ -15,8 +15,8 @@ _LATER = frozenset({401, 403, 408, 425, 429})
 def named(what: str, **fields: object) -> Iterator[None]:
     """Around calls of an SDK; `what` cannot be done, for whatever reason the SDK gives.
 
-    Retry: no connection, no answer, throttled, not allowed (yet), the service's own fault. NotFound: 404. Refused:
-    any other answer that says no. What is no error of an SDK passes as it is.
+    Retry: no connection, no answer, throttled, not allowed (yet), the service's own fault. NotFound: 404.
+    Conflict: 412. Refused: any other answer that says no. What is no error of an SDK passes as it is.
     """
     try:
         yield
@@ -39,7 +39,13 @@ def reaction(error: Exception, what: str, fields: Mapping[str, object]) -> Drift
     status = error.status_code if isinstance(error, HttpResponseError) else None
     if status is None or status in _LATER or status >= 500 or isinstance(error, ClientAuthenticationError):
         return Retry(words, status=status, **fields)
-    return (NotFound if status == 404 else Refused)(words, status=status, **fields)
+    return {404: NotFound, 412: Conflict}.get(status, Refused)(words, status=status, **fields)
+
+
+def code_of(error: Exception) -> str:
+    """The storage service's own word for what is wrong."""
+    code = getattr(error, "error_code", "")
+    return str(getattr(code, "value", code))
 
 
 def _first_line(error: Exception) -> str:

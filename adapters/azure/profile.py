@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters.azure.blobs import BlobStore
 from adapters.azure.identity import Identity
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
@@ -24,10 +25,12 @@ class Azure:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.identity = Identity(settings)
+        self.blobs = BlobStore(settings, self.identity, lambda: settings.container)
+        self.files = BlobStore(settings, self.identity, lambda: settings.config)
         configs: Any = _Missing("the loops' configuration", "Storage__blobServiceUri")
         self.ports = Ports(
             store=TableStore(settings, self.identity),
-            blobs=_Missing("blobs", "Storage__blobServiceUri"),
+            blobs=self.blobs,
             bus=_Missing("queues", "ServiceBus__fullyQualifiedNamespace"),
             topic=_Missing("events", "EventGrid__topicEndpointUri"),
             jobs=_Missing("training", "AzureMLWorkspace"),

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-from adapters.azure.errors import named
+from adapters.azure.errors import code_of, named
 from adapters.azure.identity import Identity
 from adapters.azure.settings import Settings
 from adapters.limits import check_commit, check_name
@@ -25,6 +25,12 @@ KEY, OPERATION, VALUE = "key", "operation", "v"
 """Properties: the key itself, the commit that wrote the row, the value's pieces (v00, v01, ...)."""
 
 WAITS_S = (0.2, 0.8, 2.0)
+PATIENCE: Mapping[str, Any] = {
+    "retry_total": 3,
+    "retry_backoff_factor": 0.3,
+    "connection_timeout": 5,
+    "read_timeout": 20,
+}
 _ROW_CHARACTERS = 512
 _CUT = 440
 _LEADS = ((",", "!"), ("/", "."), ("@", ":"), ("`", "_"), ("\xff", "~"))
@@ -78,11 +84,10 @@ class TableStore:
     def _table(self) -> Any:
         from azure.data.tables import TableClient
 
-        s, patience = self._settings, {"retry_total": 3, "retry_backoff_factor": 0.3, "read_timeout": 20}
+        s = self._settings
         if s.storage:
-            return TableClient.from_connection_string(s.storage, s.table, connection_timeout=5, **patience)
-        credential = self._identity.credential
-        return TableClient(s.tables, s.table, credential=credential, connection_timeout=5, **patience)
+            return TableClient.from_connection_string(s.storage, s.table, **PATIENCE)
+        return TableClient(s.tables, s.table, credential=self._identity.credential, **PATIENCE)
 
     def get(self, partition: str, key: str) -> Record | None:
         check_name(partition)
@@ -148,7 +153,7 @@ class TableStore:
                     self._table.submit_transaction(asked, retry_total=0)
                     return
                 except HttpResponseError as error:
-                    code = _code(error)
+                    code = code_of(error)
                     if code == "TableNotFound":
                         self._create_table()
                         continue
@@ -174,7 +179,7 @@ class TableStore:
             try:
                 found: Mapping[str, Any] = self._table.get_entity(pk, stored(key))
             except Exception as error:
-                if _code(error) in {*_GONE, "TableNotFound"}:
+                if code_of(error) in {*_GONE, "TableNotFound"}:
                     return None
                 raise
             return found
@@ -190,12 +195,6 @@ class TableStore:
 
 _GONE = frozenset({"ResourceNotFound", "EntityNotFound"})
 _WRITTEN = frozenset({"EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet"})
-
-
-def _code(error: Exception) -> str:
-    """The service's own word for what is wrong."""
-    code = getattr(error, "error_code", "")
-    return str(getattr(code, "value", code))
 
 
 def _forgiving(change: Put | Delete) -> bool:
@@ -236,5 +235,5 @@ def _found(pages: Any) -> Iterator[Any]:
     try:
         yield from pages
     except Exception as error:
-        if _code(error) != "TableNotFound":
+        if code_of(error) != "TableNotFound":
             raise

@@ -97,8 +97,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture(params=list(BLOBS))
+@pytest.fixture(params=[*BLOBS, AZURE])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
+    if request.param == "azure":
+        yield request.getfixturevalue("azure").ports.blobs
+        return
     with BLOBS[request.param](tmp_path) as blobs:
         yield blobs
 

@@ -76,17 +76,19 @@ class BlobStore:
     def newer(self, name: str, than: str) -> tuple[bytes, str] | None:
         """Bytes and ETag; None where the ETag is still `than`. Raises NotFound."""
         from azure.core import MatchConditions
-        from azure.core.exceptions import ResourceNotFoundError, ResourceNotModifiedError
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         since = {"etag": than, "match_condition": MatchConditions.IfModified} if than else {}
         with named(f"blob {name!r} cannot be read", name=name):
             try:
                 blob = self.container.download_blob(stored(name), validate_content=True, **since)
                 return blob.readall(), blob.properties.etag
-            except ResourceNotModifiedError:
-                return None
             except ResourceNotFoundError as error:
                 raise NotFound(f"no blob {name!r}", name=name) from error
+            except HttpResponseError as error:
+                if error.status_code == 304:
+                    return None
+                raise
 
     def exists(self, name: str) -> bool:
         with named(f"blob {name!r} cannot be looked for", name=name):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from adapters.azure.blobs import BlobStore
+from adapters.azure.configs import BlobConfigs
 from adapters.azure.identity import Identity
+from adapters.azure.keys import Keys
+from adapters.azure.people import EasyAuthPeople
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
 from adapters.local.clock import SystemClock
@@ -27,7 +30,8 @@ class Azure:
         self.identity = Identity(settings)
         self.blobs = BlobStore(settings, self.identity, lambda: settings.container)
         self.files = BlobStore(settings, self.identity, lambda: settings.config)
-        configs: Any = _Missing("the loops' configuration", "Storage__blobServiceUri")
+        self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys))
+        configs = BlobConfigs(self.files)
         self.ports = Ports(
             store=TableStore(settings, self.identity),
             blobs=self.blobs,
@@ -37,7 +41,7 @@ class Azure:
             executor=HttpExecutor(configs),
             notifier=_Missing("cards", "TeamsWorkflowUrl"),
             signatures=Ed25519(),
-            people=_Missing("sign-in", "WEBSITE_AUTH_ENABLED"),
+            people=EasyAuthPeople(settings, lambda: self.keys.forms),
             clock=SystemClock(),
             configs=configs,
         )

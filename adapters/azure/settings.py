@@ -125,6 +125,12 @@ class Settings:
     config = Setting(
         "ConfigContainer", "the blob container of <loop>/loop.yaml and fleet.yaml", container_name, "config"
     )
+    keys = Setting(
+        "KeyContainer",
+        "the blob container of the registry's key and the forms' key: the app's alone",
+        container_name,
+        "keys",
+    )
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
     )

@@ -84,7 +84,12 @@ QUEUES: dict[str, Factory] = {"sqlite": _sqlite_queues}
 def azure(azurite: Azurite) -> Azure:
     """The azure profile with a table and containers of its own."""
     name = f"t{uuid4().hex}"
-    own = {"StateTable": name, "StateContainer": name, "ConfigContainer": f"{name}-config"}
+    own = {
+        "StateTable": name,
+        "StateContainer": name,
+        "ConfigContainer": f"{name}-config",
+        "KeyContainer": f"{name}-keys",
+    }
     return Azure(Settings({**os.environ, **azurite.settings, **own}))
 
 

@@ -1,0 +1,72 @@
+"""What the azure profile keeps in its containers: configurations and keys."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from adapters.azure.configs import FRESH_S, BlobConfigs
+from adapters.azure.keys import Keys
+from adapters.azure.profile import Azure
+from edge import candidate
+from triggers.errors import NotFound, Refused
+
+pytestmark = pytest.mark.wire
+
+
+def loop(version: str) -> bytes:
+    return f"loop: flights\nschema: {{version: '{version}', features: [{{name: distance}}]}}\n".encode()
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_configurations_are_read_and_read_again_when_they_change(
+    azure: Azure, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = Time()
+    configs = BlobConfigs(azure.files, time)
+    assert configs.loops() == []
+    azure.files.put("flights/loop.yaml", b"loop: [")
+    with pytest.raises(Refused):
+        configs.loop("flights")
+    azure.files.put("flights/loop.yaml", loop("1"))
+    azure.files.put("flights/fleet.yaml", b"sites: [{name: EWR}]")
+    azure.files.put("flights/train.py", b"")
+    assert configs.loops() == ["flights"]
+    first = configs.loop("flights")
+    assert first.schema.version == "1"
+    assert [site.name for site in configs.fleet("flights").sites] == ["EWR"]
+    time.now += FRESH_S
+    assert configs.loop("flights") is first
+    azure.files.put("flights/loop.yaml", loop("2"))
+    assert configs.loop("flights") is first
+    time.now += FRESH_S
+    assert configs.loop("flights").schema.version == "2"
+    azure.files.put("flights/loop.yaml", b"nonsense: 1")
+    time.now += FRESH_S
+    with caplog.at_level(logging.ERROR):
+        assert configs.loop("flights").schema.version == "2"
+    assert "flights/loop.yaml is wrong" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["none", "", ".", "..", "../config/flights", "/etc", "flights/../flights"])
+def test_a_loop_that_is_not_there_is_not_found(azure: Azure, name: str) -> None:
+    with pytest.raises(NotFound):
+        azure.ports.configs.loop(name)
+
+
+def test_of_processes_that_make_a_key_at_once_one_wins(azure: Azure) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: Keys(azure.keys._blobs).registry, range(8)))
+    assert len(set(made)) == 1
+    signature = base64.b64decode(candidate.sign(b"manifest", made[0]))
+    assert azure.ports.signatures.verify(azure.keys.public, signature, b"manifest")
+    assert azure.ports.people.check("form", azure.ports.people.sign("form"))

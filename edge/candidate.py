@@ -116,14 +116,15 @@ def sign(manifest: bytes, private: bytes) -> str:
     return base64.b64encode(keys.signer(private)(manifest)).decode()
 
 
-def publish(folder: Path, manifest: bytes, signature: str, put: Callable[[str, bytes], None]) -> str:
+def publish(folder: Path, manifest: bytes, signature: str | None, put: Callable[[str, bytes], None]) -> str:
     """Write a candidate to a registry, the manifest last; its digest. `put` gets a name and the bytes."""
     for name, file in read(manifest).files.items():
         data = (folder / name).read_bytes()
         _agree(name, file, data)
         put(f"layers/{file.sha256}", data)
     folder_name = f"candidates/{digest(manifest)}"
-    put(f"{folder_name}/{SIGNATURE}", signature.encode())
+    if signature is not None:
+        put(f"{folder_name}/{SIGNATURE}", signature.encode())
     put(f"{folder_name}/{MANIFEST}", manifest)
     return digest(manifest)
 

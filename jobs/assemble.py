@@ -34,11 +34,20 @@ class Assembled:
 
 
 def assemble(
-    blobs: Path, loop: str, schema: Schema, start: int, end: int, sites: Collection[str] | None = None
+    blobs: Path,
+    loop: str,
+    schema: Schema,
+    start: int,
+    end: int,
+    sites: Collection[str] | None = None,
+    listed: Collection[str] | None = None,
 ) -> Assembled:
-    """The rows with start <= at < end (UTC seconds) that `sites` (None: all) sent, labelled or not."""
-    rows = _Gathered(schema, start, end, sites)
-    for path in _files(blobs / "batches" / loop, start):
+    """The rows with start <= at < end (UTC seconds) that `sites` (None: all) sent, labelled or not.
+
+    `listed`: the only bundles to read, by path below the loop's batches.
+    """
+    rows, folder = _Gathered(schema, start, end, sites), blobs / "batches" / loop
+    for path in _files(folder, start) if listed is None else (str(folder / name) for name in listed):
         rows.add(path)
     return rows.assembled()
 

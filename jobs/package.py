@@ -28,15 +28,17 @@ PACKAGES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime")
 class Blobs:
     """The blob store of one machine, as a job sees it: the names that jobs use need no quoting."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, out: Path | None = None) -> None:
+        """What is put goes to `out`, where that is another folder."""
         self.folder = folder
+        self.out = out or folder
 
     def get(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
     def put(self, name: str, data: bytes) -> None:
         """Whole or not at all."""
-        path = self.folder / name
+        path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
         with partial.open("wb") as file:
@@ -46,10 +48,13 @@ class Blobs:
         partial.replace(path)
 
 
-def package(folder: Path, loop: Loop, table: Table, lineage: Lineage, created: str, key: bytes, blobs: Blobs) -> str:
+def package(
+    folder: Path, loop: Loop, table: Table, lineage: Lineage, created: str, key: bytes | None, blobs: Blobs
+) -> str:
     """Publish the model in `folder`, trained on the labelled rows of `table`; the candidate's digest.
 
-    The reference is of all rows, labelled or not. `key` is the registry's private key (PEM).
+    The reference is of all rows, labelled or not. `key` is the registry's private key (PEM); without it, the candidate
+    has no signature yet.
     """
     schema = loop.schema.telemetry(loop.task)
     score = Model(folder / candidate.MODEL, schema).score(table)
@@ -67,7 +72,7 @@ def package(folder: Path, loop: Loop, table: Table, lineage: Lineage, created: s
     )
     (folder / candidate.REFERENCE).write_bytes(reference.to_bytes())
     manifest = candidate.build(folder, loop=loop.loop, schema=schema, lineage=lineage, created=created)
-    return candidate.publish(folder, manifest, candidate.sign(manifest, key), blobs.put)
+    return candidate.publish(folder, manifest, candidate.sign(manifest, key) if key else None, blobs.put)
 
 
 def _held_out(path: Path, table: Table) -> NDArray[np.float64] | None:

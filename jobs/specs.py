@@ -10,27 +10,42 @@ from msgspec import field
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """`loop` is the path of loop.yaml, `blobs` the folder of the blob store; `sites` null means all of them."""
+    """`loop` is the path of loop.yaml, `blobs` the folder of the blob store; `sites` null means all of them.
+
+    What is made goes to `out`, without it to `blobs`. `window` is a file that lists the bundles to read, one a line,
+    relative to the loop's batches; without it all that fit are read. `data` is a table of the user's to work on instead
+    of stored telemetry. Where `site_key` (PEM) is given, the result is signed with it, under the name `site_key_id`.
+    """
 
     name: str
     loop: str
     blobs: str
     run: str = ""
     sites: list[str] | None = None
+    out: str | None = None
+    window: str | None = None
+    data: str | None = None
+    site_key: str | None = None
+    site_key_id: str = ""
 
 
 class Train(Spec, frozen=True, kw_only=True, tag="train"):
-    """Train on stored telemetry, or on the table `data` (the bootstrap; there `from` may be null: its beginning).
+    """Train on stored telemetry, or on the table `data` (there `from` may be null: its beginning).
 
-    `key` is the path of the registry's private key (PEM); `settings` go over `training.settings` of loop.yaml.
+    `key` is the path of the registry's private key (PEM); without it the candidate is left unsigned, for whoever
+    asked to sign. `settings` go over `training.settings` of loop.yaml. With `model`, the path of a model.onnx that
+    somebody else made, nothing is trained: it becomes a candidate with a reference of these rows. What it was trained
+    on is then `trained_from` to `trained_to`; where that is not said, any row may have been seen.
     """
 
     start: datetime | None = field(name="from")
     end: datetime = field(name="to")
-    key: str
+    key: str | None = None
     parent: str | None = None
-    data: str | None = None
     settings: dict[str, Any] = {}
+    model: str | None = None
+    trained_from: datetime | None = None
+    trained_to: datetime | None = None
 
 
 class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ def do(spec: specs.AnySpec, folder: Path) -> dict[str, Any]:
 def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     loop = _loop(spec)
-    rows = _bootstrap(spec, loop) if spec.data else _stored(spec, loop, spec.start, spec.end).table
+    rows = _rows(spec, loop, spec.start, spec.end)
     labelled = rows.labelled
     if not len(labelled):
         raise JobFailed(f"no labelled rows before {_iso(spec.end)}: nothing to train on")
@@ -57,27 +58,31 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     data, out = work / "rows.parquet", work / "candidate"
     tables.write(labelled, data)
     script = _script(spec, loop.training.script)
-    _say(f"training on {len(labelled):,} labelled rows of {len(rows):,}")
-    _run(script or "jobs.train", "--data", data, "--loop", told, "--out", out)
-    if not (out / "model.onnx").is_file():
-        raise JobFailed(f"{_named(script, 'jobs.train')} ended well, but left no model.onnx in its --out folder")
-    start = spec.start or datetime.fromtimestamp(int(rows.at[0]), UTC)
-    lineage = Lineage(
-        run=spec.run,
-        parent=spec.parent,
-        start=_iso(start),
-        end=_iso(spec.end),
-        rows=len(labelled),
-        sites=labelled.sites(),
-        code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
-        environment=environment(),
-    )
+    if spec.model:
+        lineage = _made_elsewhere(spec, out)
+    else:
+        _say(f"training on {len(labelled):,} labelled rows of {len(rows):,}")
+        _run(script or "jobs.train", "--data", data, "--loop", told, "--out", out)
+        if not (out / "model.onnx").is_file():
+            raise JobFailed(f"{_named(script, 'jobs.train')} ended well, but left no model.onnx in its --out folder")
+        start = spec.start or datetime.fromtimestamp(int(rows.at[0]), UTC)
+        lineage = Lineage(
+            run=spec.run,
+            parent=spec.parent,
+            start=_iso(start),
+            end=_iso(spec.end),
+            rows=len(labelled),
+            sites=labelled.sites(),
+            code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
+            environment=environment(),
+        )
     _say("packaging")
-    digest = package(out, loop, rows, lineage, _iso(spec.end), Path(spec.key).read_bytes(), Blobs(Path(spec.blobs)))
+    key = Path(spec.key).read_bytes() if spec.key else None
+    digest = package(out, loop, rows, lineage, _iso(spec.end), key, _blobs(spec))
     _say(f"candidate {digest}")
     return {
         "candidate": digest,
-        "rows": len(labelled),
+        "rows": lineage.rows,
         "from": lineage.start,
         "to": lineage.end,
         "sites": lineage.sites,
@@ -85,13 +90,26 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     }
 
 
+def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
+    """The model of somebody else in `out`, and what is known of its training."""
+    path = Path(spec.model or "")
+    found = [path] if path.is_file() else sorted(path.rglob("*.onnx"))
+    if len(found) != 1:
+        raise JobFailed(f"the model has {len(found)} files *.onnx; one is expected")
+    out.mkdir(exist_ok=True)
+    shutil.copyfile(found[0], out / "model.onnx")
+    known = spec.trained_from is not None and spec.trained_to is not None
+    start, end = (_iso(t) if t is not None and known else "" for t in (spec.trained_from, spec.trained_to))
+    return Lineage(run=spec.run, parent=spec.parent, start=start, end=end)
+
+
 def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
     loop = _loop(spec)
-    blobs, public = Blobs(Path(spec.blobs)), Path(spec.public).read_bytes() if spec.public else None
+    blobs, public = _blobs(spec), Path(spec.public).read_bytes() if spec.public else None
     digests = {"champion": spec.champion, "challenger": spec.challenger}
     manifests = {role: fetch(digest, blobs, public, work / role) for role, digest in digests.items()}
     windows = {role: _window(manifest) for role, manifest in manifests.items()}
-    rows = _stored(spec, loop, spec.start, spec.end).table.labelled
+    rows = _rows(spec, loop, spec.start, spec.end).labelled
     rows = rows.take(_outside(rows, windows.values()))
     limits = {"metric": spec.metric, "confidence": spec.confidence}
     told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
@@ -159,22 +177,40 @@ def _stored(spec: specs.Spec, loop: Loop, start: datetime | None, end: datetime)
     if start is None:
         raise JobFailed("the spec says no `from`, and no table to train on")
     schema = loop.schema.telemetry(loop.task)
-    found = assemble(Path(spec.blobs), loop.loop, schema, _seconds(start), _seconds(end), spec.sites)
+    listed = Path(spec.window).read_text().splitlines() if spec.window else None
+    found = assemble(Path(spec.blobs), loop.loop, schema, _seconds(start), _seconds(end), spec.sites, listed)
     _say(f"{len(found.table):,} rows from {_iso(start)} to {_iso(end)}")
     for reason, n in sorted(found.left_out.items()):
         _say(f"left out: {n:,} {reason}")
     return found
 
 
-def _bootstrap(spec: specs.Train, loop: Loop) -> Table:
-    """The rows of a user's table within the window, with the labels known by its end."""
+def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None, end: datetime) -> Table:
+    """What there is to work on: stored telemetry, or a user's table with the labels known by the end of the window."""
+    if spec.data is None:
+        return _stored(spec, loop, start, end).table
     alone = {"site": spec.sites[0]} if spec.sites and len(spec.sites) == 1 else {}
-    rows, known_at = tables.read(Path(spec.data or ""), loop, **alone)
-    inside = rows.between(_seconds(spec.start) if spec.start else int(rows.at[0]), _seconds(spec.end))
+    rows, known_at = tables.read(_one_file(Path(spec.data)), loop, **alone)
+    inside = rows.between(_seconds(start) if start else int(rows.at[0]), _seconds(end))
     if spec.sites is not None:
         inside &= np.isin(rows.site.astype(str), spec.sites)
-    rows.label[known_at > _seconds(spec.end)] = np.nan
+    if isinstance(spec, specs.Train):
+        rows.label[known_at > _seconds(end)] = np.nan
     return rows.take(inside)
+
+
+def _one_file(path: Path) -> Path:
+    """The table itself, or the only one in a folder."""
+    if not path.is_dir():
+        return path
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".parquet", ".pq", ".csv"))
+    if len(found) != 1:
+        raise JobFailed(f"{path} has {len(found)} tables (Parquet or CSV); one is expected")
+    return found[0]
+
+
+def _blobs(spec: specs.Spec) -> Blobs:
+    return Blobs(Path(spec.blobs), Path(spec.out) if spec.out else None)
 
 
 def _script(spec: specs.Spec, script: str | None) -> Path | None:

@@ -190,7 +190,7 @@ class Drift(Section, frozen=True, kw_only=True):
 class Retrain(Section, frozen=True, kw_only=True):
     """When drift leads to a retraining: hysteresis, cooldown, budget, enough rows.
 
-    on: the kinds of drift that count
+    on: the kinds of drift that count; monitor is what an Azure ML monitor has found
     confirm: so many checks in a row must say drift
     cooldown: how long to wait after the end of the last run
     budget: no more retrainings than this
@@ -198,11 +198,12 @@ class Retrain(Section, frozen=True, kw_only=True):
     enabled: false measures and reports, and retrains only by hand
     """
 
-    on: tuple[Literal["feature", "prediction", "label", "performance"], ...] = (
+    on: tuple[Literal["feature", "prediction", "label", "performance", "monitor"], ...] = (
         "feature",
         "prediction",
         "label",
         "performance",
+        "monitor",
     )
     confirm: Positive = 2
     cooldown: Duration = "14d"
@@ -211,15 +212,42 @@ class Retrain(Section, frozen=True, kw_only=True):
     enabled: bool = True
 
 
+class Needs(Section, frozen=True, kw_only=True):
+    """What a training takes.
+
+    cpu: CPUs
+    memory: bytes
+    """
+
+    cpu: Quantity = ""
+    memory: Quantity = ""
+
+
+class Cost(Section, frozen=True, kw_only=True):
+    """What an hour of training costs, in your currency.
+
+    cloud: on the cluster in the cloud
+    edge: at a site
+    """
+
+    cloud: Annotated[float, Meta(ge=0.0)] | None = None
+    edge: Annotated[float, Meta(ge=0.0)] | None = None
+
+
 class Training(Section, frozen=True, kw_only=True):
     """How a candidate is trained.
 
     script: your training script, relative to loop.yaml; without one, a scikit-learn model for any table
     window: the rows of the last so many days; the holdout is the newest part of it
     holdout: left out of training, for the gate: it needs rows that neither model has seen
-    compute: where it runs
+    compute: where it runs; auto chooses by rule and says why
     timeout: a training that takes longer has failed
     settings: handed to the script as they are
+    environment: on Azure ML: azureml:NAME:VERSION, azureml://..., or a Dockerfile or conda file beside loop.yaml
+    labels: on Azure ML: the labelled data asset that retraining waits for, where labels come from annotation
+    needs: a site's instance type must have so much
+    send: a site's own data asset is sent to the cloud if its link takes no longer
+    cost: the cheaper place is taken, where both will do
     """
 
     script: str | None = None
@@ -228,6 +256,11 @@ class Training(Section, frozen=True, kw_only=True):
     compute: Literal["cloud", "edge", "auto"] = "auto"
     timeout: Duration = "2h"
     settings: dict[str, Any] = {}
+    environment: str | None = None
+    labels: str | None = None
+    needs: Needs = Needs()
+    send: Duration = "6h"
+    cost: Cost = Cost()
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
@@ -412,6 +445,10 @@ class Site(Section, frozen=True, kw_only=True):
     data: may-leave, or stays: sketches and evidence only, trained and evaluated at the site
     keys: by which it signs its batches; none: unsigned batches are taken
     url: where the local executor reaches it
+    compute: its Kubernetes compute in the Azure ML workspace
+    dataset: its own table of labelled rows: a path there, or a data asset (azureml:NAME:VERSION)
+    dataset_mb: size of that table
+    key_file: path there of the private key that signs what a job at the site found
     """
 
     name: str
@@ -431,6 +468,10 @@ class Site(Section, frozen=True, kw_only=True):
     data: Literal["may-leave", "stays"] = "may-leave"
     keys: tuple[Key, ...] = ()
     url: str = ""
+    compute: str = ""
+    dataset: str = ""
+    dataset_mb: Annotated[float, Meta(gt=0.0)] | None = None
+    key_file: str = ""
 
 
 class Fleet(Section, frozen=True, kw_only=True):

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
 from triggers import effects as do
 from triggers import events as on
+from triggers.compute import choose
 from triggers.config import Fleet, Loop, duration, rate
 from triggers.errors import Conflict, Refused
 from triggers.ports import Job, Message, Ports
@@ -168,20 +169,20 @@ def drift_limits(loop: Loop, fleet: Fleet, sites_: Sequence[str], until: int) ->
 
 
 def _labelled_rows(ports: Ports, loop: Loop, fleet: Fleet, now: datetime) -> int:
-    """How many labelled rows a training that began now could use."""
+    """How many labelled rows a training that began now could use: those that may leave their sites, or, where none
+    may, those of the site that has most."""
     from drift.windows import Window
 
     end = now - duration(loop.training.holdout)
     start = end - duration(loop.training.window)
-    total = 0
-    for site in fleet.sites:
-        if site.data == "stays":
-            continue
+    found: dict[str, int] = {}
+    leaving = [s for s in fleet.sites if s.data == "may-leave"]
+    for site in leaving or fleet.sites:
         for record in ports.store.scan(site_partition(loop.loop, site.name), "window/"):
             at = int(record.key.rsplit("/", 1)[1])
             if start.timestamp() <= at < end.timestamp():
-                total += Window.from_bytes(record.value).outcomes.labels
-    return total
+                found[site.name] = found.get(site.name, 0) + Window.from_bytes(record.value).outcomes.labels
+    return sum(found.values()) if leaving else max(found.values(), default=0)
 
 
 # --- runs
@@ -229,8 +230,13 @@ def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = 
             raise Refused(f"{min(unit.head.active.values())} has not ended", loop=loop_name)
         if why := sites.frozen(ports, loop_name):
             raise Refused(why, loop=loop_name)
+        choice = choose(None, loop, ports.configs.fleet(loop_name))
+        if not choice.where:
+            raise Refused(choice.reason, loop=loop_name)
         words = f"asked for by {by}: {reason}"
         decision = policy.Decision(loop=loop_name, at=unit.now, action="retrain", reason=words)
+        if choice.where == "edge":
+            decision = policy.placed(decision, choice)
         run_id = _begin(unit, decision, loop, candidate)
         unit.commit()
         return run_id
@@ -368,8 +374,7 @@ def _train(ports: Ports, run: Run, effect: do.Train) -> None:
         "parent": effect.parent,
         "sites": _may_leave(ports, run, effect.sites),
     }
-    timeout = duration(run.limits.training.timeout).total_seconds()
-    ports.jobs.submit(Job(effect.job, "train", run.loop, run.id, effect.compute, spec, timeout))
+    _submit(ports, run, effect, "train", spec, run.limits.training.timeout)
 
 
 def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
@@ -383,8 +388,29 @@ def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
         "confidence": run.limits.gates.confidence,
         "metric": run.limits.gates.metric or ("auc" if loop.task == "binary" else "rmse"),
     }
-    timeout = duration(run.limits.evaluation_timeout).total_seconds()
-    ports.jobs.submit(Job(effect.job, "evaluate", run.loop, run.id, effect.compute, spec, timeout))
+    _submit(ports, run, effect, "evaluate", spec, run.limits.evaluation_timeout)
+
+
+def _submit(
+    ports: Ports,
+    run: Run,
+    effect: do.Train | do.Evaluate,
+    kind: Literal["train", "evaluate"],
+    spec: dict[str, Any],
+    timeout: str,
+) -> None:
+    """At a site, a job works on the site's own table, and what it finds is signed there."""
+    seconds = duration(timeout).total_seconds()
+    name = run.sites[0] if effect.compute == "edge" and run.sites else ""
+    site = ports.configs.fleet(run.loop).site(name)
+    if site is not None:
+        spec["sites"] = [site.name]
+        if site.dataset:
+            spec["data"] = site.dataset
+        if site.key_file:
+            key = next((k.id for k in site.keys if not k.revoked), "")
+            spec.update(site_key=site.key_file, site_key_id=key)
+    ports.jobs.submit(Job(effect.job, kind, run.loop, run.id, effect.compute, spec, seconds, name))
 
 
 def _may_leave(ports: Ports, run: Run, wanted: Sequence[str] | None) -> list[str] | None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from triggers.compute import Choice, choose
 from triggers.config import Fleet, Loop, duration, rate
 
 
@@ -70,6 +71,7 @@ def decide(
     if widest is None:
         return _hold(decision, _quiet(findings)), kept
     scope, sites = widest
+    choice = choose(sites, loop, fleet)
     found = f"{scope}: {_said([f for f in moved if _scope(f, fleet)[0] == scope])}"
     run_of_checks = kept.streak.get(scope, 0)
     for forbidden in (
@@ -80,16 +82,23 @@ def decide(
         cooling(history, now, loop),
         _spent(history, now, loop),
         _few(rows, loop),
+        "" if choice.where else choice.reason,
     ):
         if forbidden:
             return _hold(decision, f"{found}; held: {forbidden}", scope, sites), kept
-    compute, why = _compute(sites, loop, fleet)
-    reason = f"{found}; {_checks(run_of_checks)} in a row; {rows:,} labelled rows; {why}"
+    reason = f"{found}; {_checks(run_of_checks)} in a row; {rows:,} labelled rows"
     started = msgspec.structs.replace(kept, starts=(*_recent(history, now, loop), now), streak={})
-    chosen = msgspec.structs.replace(
-        decision, action="retrain", scope=scope, sites=sites, compute=compute, reason=reason
-    )
-    return chosen, started
+    chosen = msgspec.structs.replace(decision, action="retrain", scope=scope, sites=sites, reason=reason)
+    return placed(chosen, choice), started
+
+
+def placed(decision: Decision, choice: Choice) -> Decision:
+    """The decision at the place that was chosen; what trains at a site is for that site."""
+    reason = f"{decision.reason}; {choice.reason}"
+    if choice.where != "edge":
+        return msgspec.structs.replace(decision, compute="cloud", reason=reason)
+    here = {"scope": f"site:{choice.site}", "sites": (choice.site,)}
+    return msgspec.structs.replace(decision, compute="edge", reason=reason, **here)
 
 
 def _hold(decision: Decision, reason: str, scope: str = "fleet", sites: tuple[str, ...] | None = None) -> Decision:
@@ -165,14 +174,3 @@ def _few(rows: int, loop: Loop) -> str:
     if rows >= loop.retrain.minimum_rows:
         return ""
     return f"{rows:,} labelled rows for training, fewer than {loop.retrain.minimum_rows:,}"
-
-
-def _compute(sites: tuple[str, ...] | None, loop: Loop, fleet: Fleet) -> tuple[Literal["cloud", "edge"], str]:
-    if loop.training.compute != "auto":
-        return loop.training.compute, f"compute {loop.training.compute} as configured"
-    concerned = [s for s in fleet.sites if sites is None or s.name in sites]
-    staying = [s.name for s in concerned if s.data == "stays"]
-    if staying and len(staying) == len(concerned):
-        return "edge", f"compute edge: data of {', '.join(staying)} stays"
-    left_out = f", without {', '.join(staying)} whose data stays" if staying else ""
-    return "cloud", f"compute cloud{left_out}"

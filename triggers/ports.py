@@ -95,7 +95,10 @@ JobState = Literal["unknown", "running", "succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training or an evaluation to be run. The name is deterministic: submitted twice, it runs once."""
+    """A training or an evaluation to be run. The name is deterministic: submitted twice, it runs once.
+
+    `site` is the one on whose compute it runs, where `compute` is "edge".
+    """
 
     name: str
     kind: Literal["train", "evaluate"]
@@ -104,6 +107,7 @@ class Job:
     compute: str
     spec: Mapping[str, Any]
     timeout_s: float = 7200.0
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ def test_every_duration_has_its_limits() -> None:
             else f"schema: {{{name}: 999999w, {features[1:]}\n"
         )
         assert f"{section}.{name}: '999999w'; expected" in problems(text + more)[0]
-    assert len(named) == 14
+    assert len(named) == 15
 
 
 def _fields(section: type) -> list[msgspec.structs.FieldInfo]:

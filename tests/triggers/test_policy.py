@@ -166,9 +166,9 @@ def test_many_reasons_are_cut_short() -> None:
     [
         (a_fleet("a", "b", "c"), "auto", "cloud", "compute cloud"),
         (FLEET, "auto", "cloud", CLOUD),
-        (a_fleet("a", "b", data="stays"), "auto", "edge", "compute edge: data of a, b stays"),
-        (a_fleet("a", "b", data="stays"), "cloud", "cloud", "compute cloud as configured"),
-        (FLEET, "edge", "edge", "compute edge as configured"),
+        (a_fleet("a", "b", data="stays", dataset="/mnt/t"), "auto", "edge", "compute edge at a: data of a, b stays"),
+        (FLEET, "cloud", "cloud", "compute cloud as configured, without d whose data stays"),
+        (FLEET, "edge", "edge", "compute edge at a: as configured"),
     ],
 )
 def test_where_it_is_trained(fleet: Fleet, scope: Any, compute: str, says: str) -> None:
@@ -176,6 +176,15 @@ def test_where_it_is_trained(fleet: Fleet, scope: Any, compute: str, says: str) 
     decision, _ = decide([a_finding()], History(), NOW, loop, fleet, rows=5000)
     assert decision.compute == compute
     assert decision.reason.endswith(f"; {says}")
+    assert (decision.scope, decision.sites) == (("site:a", ("a",)) if compute == "edge" else ("fleet", None))
+
+
+def test_where_there_is_no_place_to_train_it_is_held() -> None:
+    fleet = a_fleet("a", "b", data="stays")
+    decision, _ = said([a_finding()], fleet=fleet)
+    assert decision.action == "hold"
+    said_why = "data of a, b stays, and a names no dataset to train on; b names no dataset to train on"
+    assert decision.reason.endswith(f"held: {said_why}")
 
 
 kinds = st.sampled_from(["feature", "prediction", "label", "performance", "missing", "silence"])

@@ -531,7 +531,8 @@ def job_ended(ports: Ports, name: str) -> None:
     event: on.Event
     common: dict[str, Any] = {"id": f"job/{name}", "run": run_id, "at": ports.clock.now()}
     if status.state != "succeeded":
-        event = on.JobFailed(**common, job=name, reason=status.reason or status.state)
+        said = f" (log: {status.log})" if status.log else ""
+        event = on.JobFailed(**common, job=name, reason=f"{status.reason or status.state}{said}")
     else:
         try:
             event = _trained(common, status.result) if kind == "train" else _evidence(ports, common, status.result)

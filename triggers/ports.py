@@ -112,11 +112,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """`result` is what the job wrote (train: candidate, lineage; evaluate: evidence) where it succeeded."""
+    """`result` is what the job wrote (train: candidate, lineage; evaluate: evidence) where it succeeded; `log` is the
+    address at which a person reads what it did."""
 
     state: JobState
     result: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    log: str = ""
 
 
 class Jobs(Protocol):

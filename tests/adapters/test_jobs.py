@@ -1,25 +1,33 @@
-"""Contract of the port Jobs, and what the local one promises beyond: it survives its host."""
+"""Contract of the port Jobs, on child processes and on Azure ML; and what the local one promises beyond: it survives
+its host."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapters.azure.ml import AzureMlJobs, quoted, unquoted
+from adapters.azure.workspace import Workspace
 from adapters.faults import Faults, faulty
-from adapters.local.clock import VirtualClock
+from adapters.local.blobs import FileBlobs
+from adapters.local.clock import SystemClock, VirtualClock
+from adapters.local.configs import FileConfigs
 from adapters.local.database import Database
 from adapters.local.jobs import ProcessJobs
 from adapters.local.topic import SqliteTopic
+from adapters.signatures import Ed25519
+from edge import keys
+from tests.adapters.azureml import WORKSPACE_ID, AzureMl
 from triggers.errors import Retry
 from triggers.ports import Job, JobStatus, Topic
 
@@ -30,7 +38,8 @@ import json, os, subprocess, sys, time
 from pathlib import Path
 
 spec = json.loads(Path(sys.argv[1]).read_text())
-folder = Path(sys.argv[1]).parent
+folder = Path(spec["folder"])
+out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path(sys.argv[1]).parent
 with open(folder / "began", "a") as began:
     began.write(f"{os.getpid()}\\n")
 print("working on", spec["name"])
@@ -38,8 +47,8 @@ def wait_for(name):
     while not (folder / name).exists():
         time.sleep(0.01)
 def result(**values):
-    (folder / "result.part").write_text(json.dumps(values))
-    os.replace(folder / "result.part", folder / "result.json")
+    (out / "result.part").write_text(json.dumps(values))
+    os.replace(out / "result.part", out / "result.json")
 exec(spec["do"])
 """
 
@@ -56,17 +65,54 @@ state, worker, do = sys.argv[1:]
 clock = SystemClock()
 jobs = ProcessJobs(state, SqliteTopic(Database(state + "/state.db"), clock), clock, command=(sys.executable, worker))
 jobs.recover()
-jobs.submit(Job("j", "train", "flights", "r1", "cloud", {"do": do}))
+jobs.submit(Job("j", "train", "flights", "r1", "cloud", {"do": do, "folder": state + "/at/j"}))
 print("submitted", flush=True)
 time.sleep(60)
 """
 
 
-class Workshop:
-    """A state folder, and hosts of its jobs one after the other."""
+WINDOW = {"from": "2026-01-01T00:00:00+00:00", "to": "2026-02-01T00:00:00+00:00", "sites": None}
+
+
+class Shop:
+    """Where jobs run under test; each leaves what it does in a folder that both sides know."""
+
+    jobs: Any
 
     def __init__(self, state: Path) -> None:
         self.state = state
+
+    def submit(self, do: str, name: str = "j", timeout_s: float = 60.0, **spec: Any) -> None:
+        about = {**WINDOW, "do": do, "folder": str(self.folder(name)), **spec}
+        self.jobs.submit(Job(name, "evaluate", "flights", "r1", "cloud", about, timeout_s))
+
+    def done(self, name: str = "j") -> JobStatus:
+        """The end of a job, without the address of its log."""
+        return replace(self.ended(name), log="")
+
+    def ended(self, name: str) -> JobStatus:
+        raise NotImplementedError
+
+    def ends(self) -> list[tuple[str, str]]:
+        """What was announced: job and state, in order."""
+        raise NotImplementedError
+
+    def folder(self, name: str = "j") -> Path:
+        folder = self.state / "at" / quoted(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def began(self, name: str = "j") -> list[int]:
+        """Ids of the processes that began the job."""
+        path = self.folder(name) / "began"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+class Workshop(Shop):
+    """A state folder, and hosts of its jobs one after the other."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
         self.worker = state / "worker.py"
         self.worker.write_text(WORKER)
         self.database = Database(state / "state.db")
@@ -82,23 +128,16 @@ class Workshop:
         self._hosts.callback(self.jobs.close, kill=True)
         return self.jobs
 
-    def submit(self, do: str, name: str = "j", timeout_s: float = 60.0, **spec: Any) -> None:
-        self.jobs.submit(Job(name, "train", "flights", "r1", "cloud", {"do": do, **spec}, timeout_s))
-
-    def done(self, name: str = "j") -> JobStatus:
+    def ended(self, name: str) -> JobStatus:
         assert self.jobs.wait(20), f"{self.jobs.running()}: {self.log(name)}"
-        return self.jobs.status(name)
+        found: JobStatus = self.jobs.status(name)
+        return found
 
-    def folder(self, name: str = "j") -> Path:
-        return self.state / "jobs" / name
+    def ends(self) -> list[tuple[str, str]]:
+        return [(e["data"]["name"], e["data"]["state"]) for e in self.events()]
 
     def log(self, name: str = "j") -> str:
-        return (self.folder(name) / "log.txt").read_text()
-
-    def began(self, name: str = "j") -> list[int]:
-        """Ids of the processes that began the job."""
-        path = self.folder(name) / "began"
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
+        return (self.state / "jobs" / name / "log.txt").read_text()
 
     def events(self) -> list[Mapping[str, Any]]:
         return list(reversed(self.topic.recent()))
@@ -106,6 +145,53 @@ class Workshop:
     def close(self) -> None:
         self._hosts.close()
         self.database.close()
+
+
+class Cloud(Shop):
+    """A workspace of Azure ML, and the app's own blobs."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
+        self.blobs = FileBlobs(state / "blobs")
+        config = FileBlobs(state / "files")
+        config.put("flights/loop.yaml", b"loop: flights\nschema: {features: [{name: x}]}\n")
+        config.put("flights/fleet.yaml", b"sites: [{name: JFK}]\n")
+        config.put("flights/worker.py", WORKER.encode())
+        (state / "config").symlink_to(state / "files")
+        self.server = AzureMl(state / "service", self.blobs)
+        private, _ = keys.new()
+        self.jobs = AzureMlJobs(
+            Workspace(WORKSPACE_ID, self.server, **self.server.options()),  # type: ignore[arg-type]
+            self.blobs,
+            config,
+            FileConfigs(state),
+            Ed25519(),
+            SystemClock(),
+            registry_key=lambda: private,
+            compute=lambda: "cluster",
+            module="config.worker",
+        )
+
+    def ended(self, name: str) -> JobStatus:
+        assert self.server.wait(40)
+        return self.jobs.status(name)
+
+    def ends(self) -> list[tuple[str, str]]:
+        self.server.wait(40)
+        words = {"Completed": "succeeded", "Failed": "failed", "Canceled": "cancelled"}
+        told = [e["data"] for e in self.server.events if e["type"].endswith("RunStatusChanged")]
+        return [(unquoted(data["runId"]), words[data["RunStatus"]]) for data in told]
+
+    def close(self) -> None:
+        self.server.close()
+
+
+@pytest.fixture(params=[Workshop, pytest.param(Cloud, marks=pytest.mark.wire)])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """The contract is what holds on each."""
+    shop = request.param(tmp_path)
+    yield shop
+    shop.close()
 
 
 @pytest.fixture
@@ -122,7 +208,7 @@ def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def began(shop: Workshop, times: int) -> None:
+def began(shop: Shop, times: int) -> None:
     until(lambda: len(shop.began()) == times)
 
 
@@ -133,13 +219,103 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_job_runs_and_what_it_made_is_its_result(shop: Workshop) -> None:
-    assert shop.jobs.status("j") == JobStatus("unknown")
-    shop.submit("wait_for('go'); result(rows=3)")
-    assert shop.jobs.status("j") == JobStatus("running")
+# --- the contract
+
+
+def test_a_job_runs_and_what_it_made_is_its_result(both: Shop) -> None:
+    assert both.jobs.status("j") == JobStatus("unknown")
+    both.submit("wait_for('go'); result(rows=3)")
+    assert both.jobs.status("j").state == "running"
+    (both.folder() / "go").touch()
+    assert both.done() == JobStatus("succeeded", {"rows": 3})
+
+
+def test_a_job_submitted_again_runs_once(both: Shop) -> None:
+    for _ in range(3):
+        both.submit("wait_for('go'); result()")
+    (both.folder() / "go").touch()
+    both.done()
+    both.submit("result(another=1)")
+    assert both.done() == JobStatus("succeeded", {})
+    assert len(both.began()) == 1
+    assert both.ends() == [("j", "succeeded")]
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("result(error='too few rows'); sys.exit(1)", "too few rows"),
+        ("sys.exit(3)", "ended without a result ("),
+        ("os.kill(os.getpid(), 9)", "ended without a result ("),
+        ("(out / 'result.json').write_text('{')", "result.json cannot be read"),
+        ("(out / 'result.json').write_text('[]')", "result.json is not an object"),
+    ],
+)
+def test_a_job_that_fails_says_why_and_is_not_tried_again(both: Shop, do: str, reason: str) -> None:
+    both.submit(do)
+    status = both.done()
+    assert status.state == "failed"
+    assert reason in status.reason
+    assert len(both.began()) == 1
+
+
+WITH_A_CHILD = """
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+(folder / "grandchild.part").write_text(str(grandchild.pid))
+os.replace(folder / "grandchild.part", folder / "grandchild")
+"""
+
+
+def grandchild(shop: Shop) -> int:
+    path = shop.folder() / "grandchild"
+    until(path.exists)
+    return int(path.read_text())
+
+
+def test_a_job_that_takes_too_long_is_stopped_with_all_its_processes(both: Shop) -> None:
+    both.submit(WITH_A_CHILD + "time.sleep(60)", timeout_s=2.0)
+    status = both.done()
+    assert status.state == "failed"
+    assert status.reason.startswith("timed out after 2 s")
+    until(lambda: not alive(grandchild(both)))
+    assert not alive(both.began()[0])
+
+
+def test_a_cancelled_job_is_stopped_with_all_its_processes(both: Shop) -> None:
+    both.submit(WITH_A_CHILD + "time.sleep(60)")
+    pid = grandchild(both)
+    both.jobs.cancel("j")
+    assert both.done().state == "cancelled"
+    until(lambda: not alive(pid))
+    assert both.ends() == [("j", "cancelled")]
+    both.submit("result()")
+    assert both.done().state == "cancelled"
+
+
+def test_cancelling_what_has_ended_or_never_was_changes_nothing(both: Shop) -> None:
+    both.submit("result()")
+    both.done()
+    for name in ("j", "unknown"):
+        both.jobs.cancel(name)
+    assert both.done().state == "succeeded"
+    assert both.jobs.status("unknown").state == "unknown"
+    assert both.ends() == [("j", "succeeded")]
+
+
+def test_any_name_will_do(both: Shop) -> None:
+    both.submit("result()", "../../r/1?")
+    assert both.done("../../r/1?").state == "succeeded"
+    assert both.ends() == [("../../r/1?", "succeeded")]
+
+
+# --- on one machine
+
+
+def test_what_runs_is_known_until_its_end_is_announced(shop: Workshop) -> None:
+    shop.submit("wait_for('go'); result()")
     assert shop.jobs.running() == ["j"]
     (shop.folder() / "go").touch()
-    assert shop.done() == JobStatus("succeeded", {"rows": 3})
+    shop.done()
     assert shop.jobs.running() == []
     assert shop.log() == "working on j\n"
 
@@ -151,8 +327,10 @@ def test_a_job_is_told_all_that_it_needs(shop: Workshop) -> None:
     assert made["omp"] == "1"
     assert made["group"]
     assert made["spec"] == {
+        **WINDOW,
+        "folder": str(shop.folder()),
         "name": "j",
-        "kind": "train",
+        "kind": "evaluate",
         "run": "r1",
         "loop": str(state / "config" / "flights" / "loop.yaml"),
         "blobs": str(state / "blobs"),
@@ -162,16 +340,6 @@ def test_a_job_is_told_all_that_it_needs(shop: Workshop) -> None:
         "parent": "d1",
         "do": made["spec"]["do"],
     }
-
-
-def test_a_job_submitted_again_runs_once(shop: Workshop) -> None:
-    for _ in range(3):
-        shop.submit("wait_for('go'); result()")
-    (shop.folder() / "go").touch()
-    shop.done()
-    shop.submit("result(another=1)")
-    assert shop.done() == JobStatus("succeeded", {})
-    assert len(shop.began()) == 1
 
 
 def test_the_end_of_a_job_is_announced_once(shop: Workshop) -> None:
@@ -187,69 +355,8 @@ def test_the_end_of_a_job_is_announced_once(shop: Workshop) -> None:
         "type": "driftloop.job.ended",
         "subject": "j",
         "time": shop.clock.now().isoformat(),
-        "data": {"name": "j", "kind": "train", "loop": "flights", "run": "r1", "state": "succeeded"},
+        "data": {"name": "j", "kind": "evaluate", "loop": "flights", "run": "r1", "state": "succeeded"},
     }
-
-
-@pytest.mark.parametrize(
-    ("do", "reason"),
-    [
-        ("result(error='too few rows'); sys.exit(1)", "too few rows"),
-        ("sys.exit(3)", "ended without a result (exit status 3)"),
-        ("os.kill(os.getpid(), 9)", "ended without a result (SIGKILL)"),
-        ("(folder / 'result.json').write_text('{')", "result.json cannot be read"),
-        ("(folder / 'result.json').write_text('[]')", "result.json is not an object"),
-    ],
-)
-def test_a_job_that_fails_says_why_and_is_not_tried_again(shop: Workshop, do: str, reason: str) -> None:
-    shop.submit(do)
-    status = shop.done()
-    assert status.state == "failed"
-    assert reason in status.reason
-    assert len(shop.began()) == 1
-    assert [event["data"]["state"] for event in shop.events()] == ["failed"]
-
-
-WITH_A_CHILD = """
-grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-(folder / "grandchild.part").write_text(str(grandchild.pid))
-os.replace(folder / "grandchild.part", folder / "grandchild")
-"""
-
-
-def grandchild(shop: Workshop) -> int:
-    path = shop.folder() / "grandchild"
-    until(path.exists)
-    return int(path.read_text())
-
-
-def test_a_job_that_takes_too_long_is_stopped_with_all_its_processes(shop: Workshop) -> None:
-    shop.submit(WITH_A_CHILD + "time.sleep(60)", timeout_s=1.0)
-    assert shop.done() == JobStatus("failed", {}, "timed out after 1 s")
-    until(lambda: not alive(grandchild(shop)))
-    assert not alive(shop.began()[0])
-
-
-def test_a_cancelled_job_is_stopped_with_all_its_processes(shop: Workshop) -> None:
-    shop.submit(WITH_A_CHILD + "time.sleep(60)")
-    pid = grandchild(shop)
-    shop.jobs.cancel("j")
-    assert shop.jobs.status("j").state == "cancelled"
-    assert shop.done().state == "cancelled"
-    until(lambda: not alive(pid))
-    assert [event["data"]["state"] for event in shop.events()] == ["cancelled"]
-    shop.submit("result()")
-    assert shop.done().state == "cancelled"
-
-
-def test_cancelling_what_has_ended_or_never_was_changes_nothing(shop: Workshop) -> None:
-    shop.submit("result()")
-    shop.done()
-    for name in ("j", "unknown"):
-        shop.jobs.cancel(name)
-    assert shop.done().state == "succeeded"
-    assert shop.jobs.status("unknown").state == "unknown"
-    assert len(shop.events()) == 1
 
 
 def test_a_job_that_dies_takes_its_processes_along(shop: Workshop) -> None:
@@ -280,6 +387,7 @@ def test_names_stay_in_their_folder(shop: Workshop) -> None:
     assert [event["subject"] for event in shop.events()] == ["../../r/1?"]
     assert {path.name for path in shop.state.iterdir()} <= {
         "jobs",
+        "at",
         "worker.py",
         "state.db",
         "state.db-wal",
@@ -289,6 +397,7 @@ def test_names_stay_in_their_folder(shop: Workshop) -> None:
 
 def killed_host(shop: Workshop, do: str) -> subprocess.Popen[str]:
     """A host that submitted a job, and is still there to be killed."""
+    shop.folder()
     command = [sys.executable, "-c", HOST, str(shop.state), str(shop.worker), do]
     host = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
@@ -403,4 +512,3 @@ def test_a_job_that_cannot_be_started_now_is_started_when_asked_again(shop: Work
     (shop.state / "jobs").unlink()
     shop.submit("result()")
     assert shop.done().state == "succeeded"
-    json.loads((shop.folder() / "spec.json").read_bytes())

@@ -12,6 +12,7 @@ from triggers.config import Cost, InstanceType, Needs, Training
 
 SMALL, LARGE = InstanceType(name="small", cpu="500m", memory="1Gi"), InstanceType(name="large", cpu="4", memory="16Gi")
 TABLE = {"dataset": "azureml:line-a:1"}
+SLOW = "9,000 MB over 2000 kbit/s would take 10.0 h, more than 6h"
 BIG = {**TABLE, "dataset_mb": 9000.0, "link_kbps": 2000.0}
 
 
@@ -21,7 +22,7 @@ BIG = {**TABLE, "dataset_mb": 9000.0, "link_kbps": 2000.0}
         ({}, {}, "cloud", "compute cloud"),
         (TABLE, {}, "cloud", "compute cloud"),
         ({"dataset": "/mnt/t.csv"}, {}, "edge", "compute edge at a: only a can read /mnt/t.csv"),
-        (BIG, {}, "edge", "compute edge at a: 9,000 MB over 2000 kbit/s would take 10.0 h, more than 6h"),
+        (BIG, {}, "edge", f"compute edge at a: {SLOW}"),
         (BIG, {"send": "11h"}, "cloud", "compute cloud"),
         (BIG, {"compute": "cloud"}, "cloud", "compute cloud as configured"),
         (
@@ -47,8 +48,7 @@ BIG = {**TABLE, "dataset_mb": 9000.0, "link_kbps": 2000.0}
             {**BIG, "instance_types": (SMALL,)},
             {"needs": Needs(cpu="2")},
             "cloud",
-            "compute cloud: 9,000 MB over 2000 kbit/s would take 10.0 h, more than 6h, and "
-            "no instance type of a has 2 CPU",
+            f"compute cloud: {SLOW}, and no instance type of a has 2 CPU",
         ),
         ({"data": "stays"}, {"compute": "cloud"}, "", "data of a stays, and a names no dataset to train on"),
     ],

@@ -20,8 +20,18 @@ def new() -> tuple[bytes, str]:
     return pem, base64.b64encode(private.public_key().public_bytes_raw()).decode()
 
 
+def public(pem: bytes) -> str:
+    """The public half of a private key (PEM), as base64. Raises Refused where the bytes are not such a key."""
+    return base64.b64encode(_private(pem).public_key().public_bytes_raw()).decode()
+
+
 def signer(pem: bytes) -> Callable[[bytes], bytes]:
     """What signs with this private key. Raises Refused where the bytes are not such a key."""
+    sign: Callable[[bytes], bytes] = _private(pem).sign
+    return sign
+
+
+def _private(pem: bytes) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -32,7 +42,7 @@ def signer(pem: bytes) -> Callable[[bytes], bytes]:
         raise Refused(f"not a private key in PEM: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise Refused("not an Ed25519 key")
-    return private.sign
+    return private
 
 
 def verify(public: str | bytes, signature: bytes, signed: bytes) -> bool:

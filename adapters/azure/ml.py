@@ -13,7 +13,7 @@ import msgspec
 
 from adapters.azure import staging
 from adapters.azure.workspace import Workspace, asking
-from edge import candidate
+from edge import candidate, keys
 from edge.errors import Refused as BadCandidate
 from triggers import codec
 from triggers.compute import instance_type
@@ -153,7 +153,7 @@ class AzureMlJobs:
         inputs, arguments = self._reads(job)
         environment = staging.environment(job.loop, loop.training.environment, files, self._blobs, self._storage)
         compute, instance = self._place(job)
-        with staging.program(files, self._public()) as code:
+        with staging.program(files, keys.public(self._registry_key()).encode()) as code:
             version = staging.digest_of(code)
             asked = command(
                 name=quoted(job.name),
@@ -268,12 +268,6 @@ class AzureMlJobs:
 
     def _uri(self, path: str) -> str:
         return f"azureml://datastores/{self._datastore}/paths/{path}"
-
-    def _public(self) -> bytes:
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        key = load_pem_private_key(self._registry_key(), None)
-        return base64.b64encode(key.public_key().public_bytes_raw())
 
     # What came of it.
 

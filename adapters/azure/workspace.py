@@ -60,7 +60,9 @@ class Workspace:
         """
         from azure.core.rest import HttpRequest
 
-        answer = self._arm.send_request(HttpRequest("GET", environment, params={"api-version": _VERSION}))
+        base = (self._options.get("cloud_metadata") or {}).get("resource_manager", _ARM)
+        request = HttpRequest("GET", base + environment, params={"api-version": _VERSION})
+        answer = self._arm.send_request(request)
         if answer.status_code == 404:
             return ""
         answer.raise_for_status()
@@ -72,13 +74,12 @@ class Workspace:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
-        clouds = self._options.get("cloud_metadata") or {}
         policies = [
             RetryPolicy(**RETRIES),
             BearerTokenCredentialPolicy(self._identity.credential, f"{_ARM}/.default"),
         ]
         kept = {k: v for k, v in self._options.items() if k == "connection_verify"}
-        return PipelineClient(clouds.get("resource_manager", _ARM), policies=policies, **kept)
+        return PipelineClient(_ARM, policies=policies, **kept)
 
 
 @contextmanager
@@ -95,17 +96,26 @@ def asking(what: str) -> Iterator[None]:
 def _named(error: Exception, what: str) -> Exception:
     from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
+    transport = (HttpResponseError, ServiceRequestError, ServiceResponseError)
     words = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-    status = getattr(error, "status_code", None)
-    if isinstance(error, HttpResponseError) and status is not None:
+    found = next((e for e in _chain(error) if isinstance(e, transport)), None)
+    if isinstance(found, HttpResponseError) and found.status_code is not None:
+        status = found.status_code
         if status == 404:
             return NotFound(f"{what}: {words}", status=status)
         if status in (401, 403):
-            return Retry(f"{what}: the workspace lets this identity not do that ({status}): {words}", status=status)
+            return Retry(f"{what}: the workspace refuses this identity ({status}): {words}", status=status)
         later = status in (408, 409, 412, 429) or status >= 500
         return (Retry if later else Refused)(f"{what}: {words}", status=status)
-    if isinstance(error, (ServiceRequestError, ServiceResponseError, HttpResponseError, OSError)):
+    if found is not None or isinstance(error, OSError):
         return Retry(f"{what}: {words}")
-    if isinstance(error, AzureError):  # also what azure.ai.ml raises of its own
+    if isinstance(error, AzureError):  # what azure.ai.ml raises of its own
         return Refused(f"{what}: {words}")
     return error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from: azure.ai.ml wraps some."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -104,6 +104,8 @@ class AzureMl:
         self.runs: dict[str, Run] = {}
         self.expired: set[str] = set()
         self.submissions = 0
+        self.pretends = False
+        """Whether a job only runs until `end` says how it ended."""
         self._on_event = on_event
         self._lock = threading.RLock()
         ca = trustme.CA()
@@ -139,9 +141,17 @@ class AzureMl:
         }
         return {"connection_verify": str(self.ca), "cloud": self.url, "cloud_metadata": clouds}
 
-    def close(self) -> None:
+    def end(self, name: str, status: str) -> None:
+        """The end of a job that pretends."""
+        self._ended(self.runs[name], status, {})
+
+    def close_runs(self) -> None:
         for run in list(self.runs.values()):
             _kill(run)
+        self.runs.clear()
+
+    def close(self) -> None:
+        self.close_runs()
         for server in (self._arm, self._storage):
             server.shutdown()
             server.server_close()
@@ -266,7 +276,11 @@ class AzureMl:
             found = {"id": path, "name": name, "type": "x", "systemData": MADE, "properties": properties}
             self.resources[path] = found
             run = self.runs[name] = Run(name, properties, self.folder / "runs" / name)
-        threading.Thread(target=self._work, args=(run,), daemon=True).start()
+        if self.pretends:
+            run.status = "Running"
+            self._show(run)
+        else:
+            threading.Thread(target=self._work, args=(run,), daemon=True).start()
         return 201, found, {}
 
     def _cancel(self, name: str) -> tuple[int, Any, dict[str, str]]:
@@ -277,6 +291,8 @@ class AzureMl:
             return 400, _error("UserError", f"{name} has ended: {run.status}"), {}
         run.status = "CancelRequested"
         _kill(run)
+        if self.pretends:
+            self._ended(run, "Canceled", {})
         return 200, {}, {}
 
     def _work(self, run: Run) -> None:
@@ -462,7 +478,8 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self.context is None:
-            return super().finish_request(request, client_address)
+            super().finish_request(request, client_address)
+            return
         with suppress(OSError), self.context.wrap_socket(request, server_side=True) as wrapped:
             super().finish_request(wrapped, client_address)
 

@@ -76,9 +76,9 @@ class AzureMlJobs:
         clock: Clock,
         *,
         registry_key: Callable[[], bytes],
-        storage: str = "",
-        datastore: str = "driftloop",
-        compute: Callable[[], str] = lambda: "",
+        storage: Callable[[], str],
+        datastore: Callable[[], str],
+        compute: Callable[[], str],
         module: str = "jobs",
     ) -> None:
         """`config` holds <loop>/<file>; `registry_key` gives the private key (PEM) that signs candidates; `storage` is
@@ -151,7 +151,7 @@ class AzureMlJobs:
         loop = self._configs.loop(job.loop)
         files = staging.Files(self._config, job.loop)
         inputs, arguments = self._reads(job)
-        environment = staging.environment(job.loop, loop.training.environment, files, self._blobs, self._storage)
+        environment = staging.environment(job.loop, loop.training.environment, files, self._blobs, self._storage())
         compute, instance = self._place(job)
         with staging.program(files, keys.public(self._registry_key()).encode()) as code:
             version = staging.digest_of(code)
@@ -267,7 +267,7 @@ class AzureMlJobs:
         return site.compute, chosen.name if chosen else None
 
     def _uri(self, path: str) -> str:
-        return f"azureml://datastores/{self._datastore}/paths/{path}"
+        return f"azureml://datastores/{self._datastore()}/paths/{path}"
 
     # What came of it.
 
@@ -337,13 +337,8 @@ class AzureMlJobs:
             named = environment.removeprefix("azureml:").split(":")
             if len(named) != 2:
                 return ""
-            environment = f"{self._arm()}/environments/{named[0]}/versions/{named[1]}"
+            environment = f"{self._workspace.id}/environments/{named[0]}/versions/{named[1]}"
         return self._workspace.image(environment)
-
-    def _arm(self) -> str:
-        subscription, group, name = self._workspace.id
-        provider = "Microsoft.MachineLearningServices"
-        return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{provider}/workspaces/{name}"
 
     def _published(self, name: str, made: str, image: str) -> tuple[str, candidate.Manifest]:
         """The candidate in the registry, every byte checked, the image in its lineage, signed; its digest."""

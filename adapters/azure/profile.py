@@ -8,9 +8,11 @@ from adapters.azure.blobs import BlobStore
 from adapters.azure.configs import BlobConfigs
 from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
+from adapters.azure.ml import AzureMlJobs
 from adapters.azure.people import EasyAuthPeople
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
+from adapters.azure.workspace import Workspace
 from adapters.local.clock import SystemClock
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
@@ -31,18 +33,30 @@ class Azure:
         self.blobs = BlobStore(settings, self.identity, lambda: settings.container)
         self.files = BlobStore(settings, self.identity, lambda: settings.config)
         self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys))
-        configs = BlobConfigs(self.files)
+        self.workspace = Workspace(lambda: settings.workspace, self.identity)
+        configs, signatures, clock = BlobConfigs(self.files), Ed25519(), SystemClock()
         self.ports = Ports(
             store=TableStore(settings, self.identity),
             blobs=self.blobs,
             bus=_Missing("queues", "ServiceBus__fullyQualifiedNamespace"),
             topic=_Missing("events", "EventGrid__topicEndpointUri"),
-            jobs=_Missing("training", "AzureMLWorkspace"),
+            jobs=AzureMlJobs(
+                self.workspace,
+                self.blobs,
+                self.files,
+                configs,
+                signatures,
+                clock,
+                registry_key=lambda: self.keys.registry,
+                storage=lambda: f"{settings.blobs}/{settings.container}",
+                datastore=lambda: settings.datastore,
+                compute=lambda: settings.compute,
+            ),
             executor=HttpExecutor(configs),
             notifier=_Missing("cards", "TeamsWorkflowUrl"),
-            signatures=Ed25519(),
+            signatures=signatures,
             people=EasyAuthPeople(settings, lambda: self.keys.forms),
-            clock=SystemClock(),
+            clock=clock,
             configs=configs,
         )
 

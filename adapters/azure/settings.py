@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 from urllib.parse import urlsplit
 
 from triggers.errors import Refused
@@ -52,6 +52,26 @@ def yes(value: str) -> bool:
 def words(value: str) -> frozenset[str]:
     """Separated by commas."""
     return frozenset(word.strip() for word in value.split(",") if word.strip())
+
+
+class WorkspaceId(NamedTuple):
+    subscription: str
+    group: str
+    name: str
+
+    def __str__(self) -> str:
+        provider = "Microsoft.MachineLearningServices"
+        group = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+        return f"{group}/providers/{provider}/workspaces/{self.name}"
+
+
+def workspace_id(value: str) -> WorkspaceId:
+    part = "([^/]+)"
+    wanted = str(WorkspaceId(part, part, part))
+    found = re.fullmatch(wanted, value.rstrip("/"), re.IGNORECASE)
+    if found is None:
+        raise ValueError("the resource id of an Azure ML workspace")
+    return WorkspaceId(*found.groups())
 
 
 class Setting(Generic[T]):
@@ -130,6 +150,16 @@ class Settings:
         "the blob container of the registry's key and the forms' key: the app's alone",
         container_name,
         "keys",
+    )
+    workspace = Setting(
+        "AzureMLWorkspace",
+        "the Azure ML workspace in which models are trained",
+        workspace_id,
+        example="/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.MachineLearningServices/workspaces/NAME",
+    )
+    compute = Setting("AzureMLCompute", "the workspace's compute cluster for training in the cloud", text)
+    datastore = Setting(
+        "AzureMLDatastore", "the workspace's datastore that is the container of StateContainer", text, "driftloop"
     )
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False

@@ -30,13 +30,13 @@ from typing import Any
 
 import trustme
 
-from adapters.azure.workspace import WorkspaceId
+from adapters.azure.settings import WorkspaceId
 from triggers.ports import Blobs
 
 SUBSCRIPTION, GROUP, NAME = "00000000-0000-0000-0000-000000000001", "plant", "ml"
 WORKSPACE_ID = WorkspaceId(SUBSCRIPTION, GROUP, NAME)
-PROVIDERS = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
-WORKSPACE = f"{PROVIDERS}/Microsoft.MachineLearningServices/workspaces/{NAME}"
+WORKSPACE = str(WORKSPACE_ID)
+PROVIDERS = WORKSPACE[: WORKSPACE.index("/Microsoft")]
 MADE = {"createdAt": "2026-03-01T00:00:00Z", "createdBy": "driftloop", "createdByType": "Application"}
 MADE |= {"lastModifiedAt": "2026-03-01T00:00:00Z", "lastModifiedBy": "driftloop", "lastModifiedByType": "Application"}
 IMAGE = "sha256:" + "1f" * 32

@@ -161,13 +161,15 @@ class Cloud(Shop):
         self.server = AzureMl(state / "service", self.blobs)
         private, _ = keys.new()
         self.jobs = AzureMlJobs(
-            Workspace(WORKSPACE_ID, self.server, **self.server.options()),  # type: ignore[arg-type]
+            Workspace(lambda: WORKSPACE_ID, self.server, **self.server.options()),  # type: ignore[arg-type]
             self.blobs,
             config,
             FileConfigs(state),
             Ed25519(),
             SystemClock(),
             registry_key=lambda: private,
+            storage=lambda: "",
+            datastore=lambda: "driftloop",
             compute=lambda: "cluster",
             module="config.worker",
         )

@@ -54,14 +54,15 @@ class Plant:
         self.config.put("pumps/fleet.yaml", FLEET.format(**told).encode())
         self.server = AzureMl(folder / "service", self.blobs)
         self.jobs = AzureMlJobs(
-            Workspace(WORKSPACE_ID, self.server, **self.server.options(), **QUICK),  # type: ignore[arg-type]
+            Workspace(lambda: WORKSPACE_ID, self.server, **self.server.options(), **QUICK),  # type: ignore[arg-type]
             self.blobs,
             self.config,
             FileConfigs(folder),
             Ed25519(),
             SystemClock(),
             registry_key=lambda: self.private,
-            storage="https://account.blob.core.windows.net/driftloop",
+            storage=lambda: "https://account.blob.core.windows.net/driftloop",
+            datastore=lambda: "driftloop",
             compute=lambda: "cluster",
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _INTEGERS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<i8")
+_BOUNDS = tuple((name, int(np.iinfo(name).min), int(np.iinfo(name).max)) for name in _INTEGERS)
 _DTYPES = frozenset((*_INTEGERS, "<u8", "<f4", "<f8"))
 
 
@@ -82,8 +83,7 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype == np.uint64:
         return np.ascontiguousarray(array, dtype="<u8")
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    for name in _INTEGERS:
-        info = np.iinfo(name)
-        if info.min <= low and high <= info.max:
+    for name, least, most in _BOUNDS:
+        if least <= low and high <= most:
             return np.ascontiguousarray(array, dtype=name)
     raise ValueError(f"no integer holds {low} to {high}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drift import binary
-from drift.bins import Column
+from drift.bins import Column, Stack
 from drift.telemetry import Rows
 
 _KIND = b"DLS1"
@@ -104,13 +104,21 @@ class Sketch:
 
 def sketch(rows: Rows, bins: Bins) -> Sketch:
     """The counts of all rows: every column of `bins`, the last being the score."""
-    made = [
-        column.count(rows.score if column.name == "score" else rows.columns[column.name], bins.width)
-        for column in bins.columns
-    ]
-    return Sketch(
-        bins.version,
-        np.array([m[0] for m in made], np.int64),
-        np.array([m[1] for m in made], np.int64),
-        np.array([m[2] for m in made], np.int64),
-    )
+    n = len(bins.columns)
+    counts, tails, outside = (np.zeros(s, np.int64) for s in ((n, bins.width), (n, 2), (n,)))
+    values = [rows.score if c.name == "score" else rows.columns[c.name] for c in bins.columns]
+    numbers = [i for i, c in enumerate(bins.columns) if c.kind == "number"]
+    if len(rows) < Stack.FEW:
+        x = np.array([values[i] for i in numbers], np.float64)
+        counts[numbers], tails[numbers], outside[numbers] = _stack(tuple(bins.columns), bins.width).count(x)
+        alone = [i for i, c in enumerate(bins.columns) if c.kind == "category"]
+    else:
+        alone = list(range(n))
+    for i in alone:
+        counts[i], tails[i], outside[i] = bins.columns[i].count(values[i], bins.width)
+    return Sketch(bins.version, counts, tails, outside)
+
+
+@lru_cache(maxsize=64)
+def _stack(columns: tuple[Column, ...], width: int) -> Stack:
+    return Stack([c for c in columns if c.kind == "number"], width)

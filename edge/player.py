@@ -117,16 +117,15 @@ class Player:
                 until = min(start + site.config.flush - 1, to)
                 end_row = int(np.searchsorted(recording.at, until, "right"))
                 end_label = int(np.searchsorted(recording.known_at, until, "right"))
-                if end_row > row:
-                    self._score(served, slice(row, end_row), start, until)
-                if end_label > label:
-                    site.telemetry.labels(served.digest, recording.labels(slice(label, end_label)), start, until)
+                rows, serving = self._score(served, slice(row, end_row)) if end_row > row else (None, Serving())
+                labels = recording.labels(slice(label, end_label)) if end_label > label else None
+                site.telemetry.tell(served.digest, rows, serving, labels, start, until)
                 row, label = end_row, end_label
             site.state.put(cursor={"row": row, "label": label})
             ahead = recording.next(row, label)
         return row - first, ahead is not None and ahead <= to
 
-    def _score(self, served: Served, part: slice, start: int, until: int) -> None:
+    def _score(self, served: Served, part: slice) -> tuple[Rows, Serving]:
         """Score a period's rows together, and some of them once more, one by one, to see how long one takes.
 
         So `serving` says: as many requests as rows, as many errors as rows that the model refused, and p50 and p95 of
@@ -135,7 +134,7 @@ class Player:
         columns = {name: values[part] for name, values in self._recording.columns.items()}
         score, ms = served.scorer.timed(columns, _TIMED)
         serving = Serving(len(score), int(np.isnan(score).sum()), *percentiles(ms))
-        self._site.telemetry.rows(served.digest, self._recording.rows(part, score), serving, start, until)
+        return self._recording.rows(part, score), serving
 
 
 def _cells(values: NDArray[Any]) -> Any:

@@ -234,7 +234,7 @@ class Site:
         now = int(time.time())
         if labels:
             with self.state.change():
-                self.telemetry.labels(served.digest, Labels(ids, at, truth), now, now)
+                self.telemetry.tell(served.digest, None, Serving(), Labels(ids, at, truth), now, now)
 
     def flush(self) -> None:
         """Put what was served into the buffer, by candidate and period.
@@ -255,7 +255,8 @@ class Site:
             serving = self._requests()
             for (digest, start), rows in sorted(groups.items()):
                 end = min(start + self.config.flush, max(int(time.time()), *(values[1] for values in rows)))
-                self.telemetry.rows(digest, _rows(rows, self.schema), serving.pop(digest, Serving()), start, end)
+                told = _rows(rows, self.schema), serving.pop(digest, Serving()), None
+                self.telemetry.tell(digest, *told, start, end)
             db.execute("delete from served where seq <= ?", (found[-1][0] if found else 0,))
             db.execute("delete from requests")
             return len(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import msgspec
@@ -44,25 +44,20 @@ class Telemetry:
         self._reference = reference
         self._malformed = config.faults.malformed if config.data else None
 
-    def rows(self, candidate: str, rows: Rows, serving: Serving, start: int, end: int) -> None:
-        """Rows of [start, end], and how they were served."""
+    def tell(
+        self, candidate: str, rows: Rows | None, serving: Serving, labels: Labels | None, start: int, end: int
+    ) -> None:
+        """Rows of [start, end] and how they were served; labels that became known meanwhile."""
         batch = self._batch(candidate, start, end)
-        if self._config.stays:
+        if not self._config.stays:
+            whole = replace(batch, rows=rows, serving=serving, labels=labels)
+            for part in _cut(whole, self._config.batch_rows):
+                self._put(part)
+            return
+        if rows is not None:
             self._sketched(batch, rows, serving)
-            return
-        for first in range(0, max(len(rows), 1), self._config.batch_rows):
-            piece = take(rows, slice(first, first + self._config.batch_rows))
-            self._put(replace(batch, rows=piece, serving=serving if first == 0 else Serving()))
-
-    def labels(self, candidate: str, labels: Labels, start: int, end: int) -> None:
-        """Labels that became known in [start, end]."""
-        if self._config.stays:
+        if labels is not None:
             self._settled(labels, end)
-            return
-        batch = self._batch(candidate, start, end)
-        for first in range(0, len(labels), self._config.batch_rows):
-            part = slice(first, first + self._config.batch_rows)
-            self._put(replace(batch, labels=Labels(labels.ids[part], labels.at[part], labels.label[part])))
 
     def _batch(self, candidate: str, start: int, end: int) -> Batch:
         config = self._config
@@ -74,9 +69,9 @@ class Telemetry:
         named = replace(batch, id=f"{batch.site}-{envelope.iso(batch.start).replace(':', '')}-{number}")
         payload = envelope.encode(named, self._schema)
         body = self._signed(payload)
-        n = len(batch.rows) if batch.rows is not None else len(batch.labels) if batch.labels is not None else 1
+        n = max((len(part) for part in (batch.rows, batch.labels) if part is not None), default=1)
         if len(body) > self._config.batch_bytes and n > 1:
-            for half in _halves(batch, n // 2):
+            for half in _cut(batch, -(-n // 2)):
                 self._put(half)
             return
         self._buffer.add(named.id, body)
@@ -132,15 +127,22 @@ def take(rows: Rows, part: slice) -> Rows:
     return Rows(rows.ids[part], rows.at[part], rows.score[part], columns)
 
 
-def _halves(batch: Batch, middle: int) -> tuple[Batch, Batch]:
-    parts = slice(middle), slice(middle, None)
-    if batch.rows is not None:
-        one, other = (replace(batch, rows=take(batch.rows, part)) for part in parts)
-    else:
-        assert batch.labels is not None
-        ids, at, label = batch.labels.ids, batch.labels.at, batch.labels.label
-        one, other = (replace(batch, labels=Labels(ids[part], at[part], label[part])) for part in parts)
-    return one, replace(other, serving=Serving())
+def _cut(batch: Batch, most: int) -> Iterator[Batch]:
+    """In parts of at most `most` rows and as many labels; how they were served goes with the first."""
+    rows, labels = batch.rows, batch.labels
+    n = max((len(part) for part in (rows, labels) if part is not None), default=0)
+    for first in range(0, max(n, 1), most):
+        part = slice(first, first + most)
+        yield replace(
+            batch,
+            rows=None if rows is None or 0 < len(rows) <= first else take(rows, part),
+            labels=None if labels is None or len(labels) <= first else _some(labels, part),
+            serving=batch.serving if first == 0 else Serving(),
+        )
+
+
+def _some(labels: Labels, part: slice) -> Labels:
+    return Labels(labels.ids[part], labels.at[part], labels.label[part])
 
 
 def _damaged(payload: bytes, name: str) -> bytes:

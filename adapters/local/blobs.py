@@ -14,6 +14,7 @@ from triggers.errors import NotFound, Refused, Retry
 NAME_CHARACTERS = 1024
 
 _PLAIN = re.compile(rb"[A-Za-z0-9._=+@-]")
+_LOWER = re.compile(r"[a-z0-9_=+@-]+")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 _UNFINISHED = ".unfinished"
 _PIECE = 200  # characters of a file's name; most file systems take 255
@@ -29,6 +30,8 @@ def quote(segment: str, fold: bool = False) -> str:
     """
     if not segment:
         return "%"
+    if _LOWER.fullmatch(segment) and not _DEVICE.match(segment):
+        return segment
     quoted = "".join(
         chr(byte) if _PLAIN.match(bytes([byte])) and not (fold and 65 <= byte <= 90) else f"%{byte:02x}"
         for byte in segment.encode()

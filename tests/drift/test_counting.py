@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drift import binary
-from drift.bins import EXTRA, MISSING, OTHER, UNSEEN, Grid, of_categories, of_numbers
+from drift.bins import EXTRA, MISSING, OTHER, UNSEEN, Grid, Stack, of_categories, of_numbers
 from drift.reference import Reference
 from drift.sketch import OtherReference, Sketch, sketch
 from drift.telemetry import Batch, Feature, Refusal, Rows, Schema, Serving
@@ -73,6 +73,24 @@ def test_a_heavy_value_has_a_bin_of_its_own(bins: int) -> None:
     column = of_numbers("rain", x, bins)
     counts, _, _ = column.count(x, bins + EXTRA)
     assert int((x == 0.0).sum()) in counts.tolist()
+
+
+@given(
+    st.lists(st.lists(finite, min_size=1, max_size=80), min_size=1, max_size=4),
+    st.lists(anything, max_size=40),
+    st.integers(8, 128),
+)
+def test_columns_counted_together_count_as_each_alone(
+    training: list[list[float]], values: list[float], bins: int
+) -> None:
+    with np.errstate(over="ignore"):
+        columns = [of_numbers("x", np.array(t), bins, low=-1.0, high=None) for t in training]
+    x = np.array([np.roll(values, i) for i in range(len(columns))])
+    width = bins + EXTRA
+    counts, tails, outside = Stack(columns, width).count(x)
+    for i, column in enumerate(columns):
+        alone = column.count(x[i], width)
+        assert (counts[i].tolist(), tuple(tails[i]), outside[i]) == (alone[0].tolist(), alone[1], alone[2])
 
 
 def test_float32_and_float64_columns_count_alike() -> None:

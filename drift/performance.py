@@ -154,10 +154,14 @@ class Predictions:
         """Whether every label is known."""
         return not np.isnan(self.label).any()
 
-    def settle(self, labels: Labels) -> tuple[Predictions, dict[int, Outcomes], NDArray[np.bool_]]:
+    def settle(
+        self, labels: Labels, hashed: NDArray[np.uint64] | None = None
+    ) -> tuple[Predictions, dict[int, Outcomes], NDArray[np.bool_]]:
         """The record with what is now known, the outcomes to add by period start, and which labels [len(labels)]
-        belong to this record. A label told twice counts once; one that contradicts the first counts as a conflict."""
-        wanted = hashes(labels.ids)
+        belong to this record. A label told twice counts once; one that contradicts the first counts as a conflict.
+
+        `hashed` are the hashes of the labels' ids, where they are known already."""
+        wanted = hashes(labels.ids) if hashed is None else hashed
         place = np.minimum(np.searchsorted(self.ids, wanted), max(len(self.ids) - 1, 0))
         matched = self.ids[place] == wanted if len(self.ids) else np.zeros(len(wanted), np.bool_)
         matched &= np.isfinite(labels.label)

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from drift import envelope, windows
-from drift.performance import Outcomes, Predictions
+from drift.performance import Outcomes, Predictions, hashes
 from drift.reference import Reference
-from drift.telemetry import Batch, Labels, Refusal
+from drift.telemetry import Batch, Labels, Refusal, Schema
 from drift.windows import Window
 from triggers import codec, sites
 from triggers.candidates import reference
@@ -71,7 +71,7 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
     """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself."""
     done = Intake()
     by_site: dict[tuple[str, str], list[_Arrival]] = {}
-    configured: dict[str, tuple[Loop, Fleet]] = {}
+    configured: dict[str, tuple[Loop, Fleet, Schema]] = {}
     for payload in payloads:
         header = None
         try:
@@ -90,14 +90,15 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
     return done
 
 
-def _configured(ports: Ports, loop: str) -> tuple[Loop, Fleet]:
+def _configured(ports: Ports, name: str) -> tuple[Loop, Fleet, Schema]:
     try:
-        return ports.configs.loop(loop), ports.configs.fleet(loop)
+        loop, fleet = ports.configs.loop(name), ports.configs.fleet(name)
     except NotFound as problem:
-        raise _Bad(f"unknown loop {loop!r}") from problem
+        raise _Bad(f"unknown loop {name!r}") from problem
+    return loop, fleet, loop.schema.telemetry(loop.task)
 
 
-def _read(ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fleet: Fleet) -> Batch:
+def _read(ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fleet: Fleet, schema: Schema) -> Batch:
     site = fleet.site(header.site)
     if site is None:
         raise _Bad(f"unknown site {header.site!r}")
@@ -108,7 +109,7 @@ def _read(ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fle
     lateness, seconds = (duration(d).total_seconds() for d in (loop.telemetry.lateness, loop.telemetry.window))
     if windows.too_late(header.start, int(now), int(lateness), int(seconds)):
         raise _Bad(f"begins at {envelope.iso(header.start)}, later than {loop.telemetry.lateness}: use backfill")
-    return envelope.decode(payload, loop.schema.telemetry(loop.task))
+    return envelope.decode(payload, schema)
 
 
 def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -> None:
@@ -312,12 +313,13 @@ class _Folder:
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             wanted = _pick(labels, starts == start)
+            hashed = hashes(wanted.ids)
             found = np.zeros(len(wanted), np.bool_)
             for key, raw in list(self.unit.scan(f"predictions/{start:012}/")):
                 if found.all():
                     break
                 candidate = key.split("/")[2]
-                record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted)
+                record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted, hashed)
                 if matched.any():
                     found |= matched
                     self.unit.put_raw(key, record.to_bytes())
@@ -391,5 +393,7 @@ def _joined(first: Labels | None, then: Labels) -> Labels:
 
 
 def _pick(labels: Labels, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Labels:
+    if mask.all():
+        return labels
     index = np.flatnonzero(mask)
     return Labels([labels.ids[i] for i in index.tolist()], labels.at[index], labels.label[index])

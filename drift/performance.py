@@ -94,7 +94,10 @@ def hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     >>> bool(hashes(["a"])[0] == hashes(["a", "a much longer id"])[0])
     True
     """
-    raw = [i.encode("utf-8", "surrogatepass") for i in ids]
+    ids = list(ids)
+    raw = "\0".join(ids).encode("utf-8", "surrogatepass").split(b"\0")
+    if len(raw) != len(ids):  # one holds a NUL, or there are none
+        raw = [i.encode("utf-8", "surrogatepass") for i in ids]
     length = np.fromiter(map(len, raw), np.uint64, len(raw))
     most = -(-int(length.max(initial=0)) // 8)
     words = np.array(raw, f"S{8 * most or 8}").view("<u8").reshape(len(raw), most or 1)
@@ -198,7 +201,8 @@ class Predictions:
             "unit": self.unit,
             "start": start,
         }
-        return binary.pack(_KIND, header, (self.ids, self.at - start, self.score, self.slot, self.label), level=1)
+        parts = (self.ids, self.at - start, self.score, self.slot, self.label)
+        return binary.pack(_KIND, header, parts, level=0)  # hashes and scores hardly shrink
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Predictions:

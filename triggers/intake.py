@@ -199,7 +199,7 @@ class _Folder:
         self.state = self.before
         self.windows: dict[str, Window] = {}
         self.seconds = int(duration(loop.telemetry.window).total_seconds())
-        self.kept: dict[str, list[bytes]] = {}
+        self.kept: dict[str, list[_Arrival]] = {}
         self.counted = Intake()
         self.taken = 0
 
@@ -226,15 +226,16 @@ class _Folder:
         if len(deltas) > _SPAN:
             self._refuse(arrival, f"spans {len(deltas)} windows, more than {_SPAN}: cut it")
             return
-        self.kept.setdefault(envelope.iso(batch.start)[:10], []).append(arrival.payload)
-        if batch.labels is not None and len(batch.labels):
-            self._labelled(batch.labels)
+        self.kept.setdefault(envelope.iso(batch.start)[:10], []).append(arrival)
+        predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
+        predicted, settled = self._labelled(batch.labels, predicted)
         if len(self.unit) + len(self.windows) + 3 * len(deltas) + 3 > _MOST:  # windows, predictions, orphans
             self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
-        if batch.rows is not None and len(batch.rows):
-            self._predicted(batch, about)
+        if predicted is not None and len(predicted):
+            self._outcomes(batch.candidate, about, settled)
+            self._remember(batch, about, predicted)
         if batch.refused:
             self._refused_rows(arrival, batch.refused)
         rows = sum(w.rows for w in deltas.values())
@@ -253,9 +254,10 @@ class _Folder:
 
     def save(self) -> None:
         """The batches as they came first: a crash in between leaves them there twice, and rows count by their id."""
-        for day, payloads in self.kept.items():
-            data = envelope.bundle(payloads)
-            self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{codec.digest(data)[:32]}", data)
+        for day, arrivals in self.kept.items():
+            name = codec.digest("".join(a.digest for a in arrivals).encode())[:32]
+            data = envelope.bundle([a.payload for a in arrivals])
+            self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{name}", data)
         self.kept.clear()
         for key, window in self.windows.items():
             self.unit.raw(key)
@@ -291,10 +293,8 @@ class _Folder:
             self.windows[key] = Window.from_bytes(raw)
         self.windows[key] = self.windows[key] + delta
 
-    def _predicted(self, batch: Batch, about: Reference) -> None:
-        """Remember the predictions until their labels come, by period; labels that came first are settled now."""
-        assert batch.rows is not None
-        whole = Predictions.of(batch.rows, about, self.seconds)
+    def _remember(self, batch: Batch, about: Reference, whole: Predictions) -> None:
+        """Keep the predictions until their labels come, by period; labels that came first are settled now."""
         periods = whole.at - whole.at % self.seconds
         for start in np.unique(periods).tolist():
             record = _part(whole, periods == start)
@@ -305,11 +305,17 @@ class _Folder:
                 self._wait(start, _pick(waiting, ~matched))
             self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
 
-    def _labelled(self, labels: Labels) -> None:
-        """Join labels with predictions of their period; what has no prediction yet waits for it.
+    def _labelled(
+        self, labels: Labels | None, own: Predictions | None
+    ) -> tuple[Predictions | None, dict[int, Outcomes]]:
+        """Join labels with predictions of their period: those kept, then the batch's `own`; what has none yet waits.
 
-        Settling twice is the same as once, so many labels may take several writes; the batch's record comes last.
+        Returns the batch's own with what is now known of them, and their outcomes, which are added with them. Settling
+        the kept ones twice is the same as once, so many labels may take several writes; the batch's record comes last.
         """
+        settled: dict[int, Outcomes] = {}
+        if labels is None:
+            return own, settled
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             wanted = _pick(labels, starts == start)
@@ -326,10 +332,16 @@ class _Folder:
                     self._outcomes(candidate, reference(self.ports, candidate), outcomes)
                     if self.full:
                         self.save()
+            if own is not None and not found.all():
+                own, outcomes, matched = own.settle(_pick(wanted, ~found), hashed[~found])
+                found[~found] = matched
+                for period, more in outcomes.items():
+                    settled[period] = settled[period] + more if period in settled else more
             if not found.all():
                 self._wait(start, _joined(self._waiting(start), _pick(wanted, ~found)))
                 if self.full:
                     self.save()
+        return own, settled
 
     def _waiting(self, start: int) -> Labels | None:
         """Labels of a period whose predictions have not come."""
@@ -371,6 +383,8 @@ class _Folder:
 
 
 def _part(whole: Predictions, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Predictions:
+    if mask.all():
+        return whole
     return dataclasses.replace(
         whole,
         ids=whole.ids[mask],

@@ -67,8 +67,12 @@ class _Unstorable(Exception):
     """What was to be written is more than the store takes."""
 
 
-def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
-    """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself."""
+def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, verify: bool = True) -> Intake:
+    """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself.
+
+    `backfill` takes history of any age, which says nothing of what a site serves now; without `verify` it is an
+    operator who vouches for it, not the site's key.
+    """
     done = Intake()
     by_site: dict[tuple[str, str], list[_Arrival]] = {}
     configured: dict[str, tuple[Loop, Fleet, Schema]] = {}
@@ -78,7 +82,9 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
             header = envelope.peek(payload)
             if header.loop not in configured:
                 configured[header.loop] = _configured(ports, header.loop)
-            batch = _read(ports, payload, header, *configured[header.loop])
+            loop, fleet, schema = configured[header.loop]
+            _admit(ports, payload, header, loop, fleet, late=backfill, verify=verify)
+            batch = envelope.decode(payload, schema)
         except (_Bad, envelope.BadBatch, Refused) as problem:
             _quarantine(ports, payload, header, str(problem))
             done.quarantined += 1
@@ -86,7 +92,7 @@ def ingest(ports: Ports, payloads: Iterable[bytes]) -> Intake:
         arrival = _Arrival(payload, codec.digest(payload), batch)
         by_site.setdefault((batch.loop, batch.site), []).append(arrival)
     for (loop_name, site), arrivals in by_site.items():
-        _fold(ports, configured[loop_name][0], site, arrivals, done)
+        _fold(ports, configured[loop_name][0], site, arrivals, done, backfill)
     return done
 
 
@@ -98,18 +104,20 @@ def _configured(ports: Ports, name: str) -> tuple[Loop, Fleet, Schema]:
     return loop, fleet, loop.schema.telemetry(loop.task)
 
 
-def _read(ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fleet: Fleet, schema: Schema) -> Batch:
+def _admit(
+    ports: Ports, payload: bytes, header: envelope.Header, loop: Loop, fleet: Fleet, *, late: bool, verify: bool
+) -> None:
     site = fleet.site(header.site)
     if site is None:
         raise _Bad(f"unknown site {header.site!r}")
-    _verify(ports, payload, header, site)
+    if verify:
+        _verify(ports, payload, header, site)
     now = ports.clock.now().timestamp()
     if header.end > now + MAX_AHEAD.total_seconds():
         raise _Bad(f"ends at {envelope.iso(header.end)}, in the future")
     lateness, seconds = (duration(d).total_seconds() for d in (loop.telemetry.lateness, loop.telemetry.window))
-    if windows.too_late(header.start, int(now), int(lateness), int(seconds)):
+    if not late and windows.too_late(header.start, int(now), int(lateness), int(seconds)):
         raise _Bad(f"begins at {envelope.iso(header.start)}, later than {loop.telemetry.lateness}: use backfill")
-    return envelope.decode(payload, schema)
 
 
 def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -> None:
@@ -146,12 +154,14 @@ def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, re
     ports.store.commit(loop, [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
 
 
-def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], done: Intake) -> None:
+def _fold(
+    ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], done: Intake, backfill: bool = False
+) -> None:
     """Fold one site's batches, in as few writes as fit."""
     i, most = 0, len(arrivals)
     while i < len(arrivals):
         try:
-            folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most]))  # noqa: B023 (called at once)
+            folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most], backfill))  # noqa: B023 (called at once)
         except _Unstorable as problem:
             if most == 1:
                 _quarantine(ports, arrivals[i].payload, envelope.peek(arrivals[i].payload), str(problem))
@@ -168,8 +178,8 @@ def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], don
         _speak(ports, loop, site, folder)
 
 
-def _attempt(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival]) -> _Folder:
-    folder = _Folder(ports, loop, site)
+def _attempt(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], backfill: bool) -> _Folder:
+    folder = _Folder(ports, loop, site, backfill)
     for arrival in arrivals:
         folder.take(arrival)
         folder.taken += 1
@@ -191,8 +201,8 @@ def _speak(ports: Ports, loop: Loop, site: str, folder: _Folder) -> None:
 class _Folder:
     """One unit of work at one site."""
 
-    def __init__(self, ports: Ports, loop: Loop, site: str) -> None:
-        self.ports, self.loop, self.site = ports, loop, site
+    def __init__(self, ports: Ports, loop: Loop, site: str, backfill: bool) -> None:
+        self.ports, self.loop, self.site, self.backfill = ports, loop, site, backfill
         self.now = ports.clock.now()
         self.unit = Unit(ports.store, site_partition(loop.loop, site))
         self.before = self.unit.get(sites.SITE, SiteState) or SiteState()
@@ -241,7 +251,7 @@ class _Folder:
         rows = sum(w.rows for w in deltas.values())
         record = BatchRecord(digest=arrival.digest, rows=rows, refused=len(batch.refused), at=self.now)
         self.unit.put(key, record)
-        if batch.rows is not None or batch.sketch is not None:
+        if (batch.rows is not None or batch.sketch is not None) and not self.backfill:
             self.state = sites.observe(self.state, batch, self.loop.rollout, self.now)
         self.state = replace(self.state, batches=self.state.batches + 1, rows=self.state.rows + rows)
         self.counted.accepted += 1
@@ -276,7 +286,7 @@ class _Folder:
             return batch
         at = batch.labels.at
         kept = self.now - 2 * duration(self.loop.telemetry.lateness)
-        out = (at < kept.timestamp()) | (at > batch.end)
+        out = at > batch.end if self.backfill else (at < kept.timestamp()) | (at > batch.end)
         if not out.any():
             return batch
         why = f"is of a prediction before {kept:%Y-%m-%d %H:%M} UTC, or after the batch"

@@ -646,6 +646,8 @@ def story(ports: Ports, run_id: str) -> Story:
 _BEGINS = {
     "run-began": "Began",
     "held": "Held",
+    "maintenance": "Maintenance wanted",
+    "backfilled": "Backfilled",
     "adopted": "Adopted",
     "frozen": "Frozen",
     "unfrozen": "Unfrozen",

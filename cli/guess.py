@@ -52,6 +52,8 @@ class Column:
     inner: tuple[float, float] = (math.nan, math.nan)
     """The quantiles 0.001 and 0.999 of a number."""
     why_not_time: str = ""
+    two: tuple[str, ...] = ()
+    """The values of a text that has two."""
 
     @property
     def binary(self) -> bool:
@@ -86,16 +88,14 @@ class Guess:
 def read(path: Path) -> Any:
     """A CSV or Parquet file as an Arrow table. Raises Refused."""
     import pyarrow as pa
-    from pyarrow import csv, parquet
+
+    from jobs.table import BadTable, opened
 
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return parquet.read_table(path)
-        return csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
-    except FileNotFoundError:
-        raise Refused(f"{path}: no such file; expected a table, CSV or Parquet") from None
-    except (pa.ArrowException, OSError) as e:
-        raise Refused(f"{path}: neither CSV nor Parquet that can be read: {e}") from e
+        found = opened(path)
+    except BadTable as problem:
+        raise Refused(str(problem)) from problem
+    return found if isinstance(found, pa.Table) else found.read()
 
 
 def look(table: Any) -> list[Column]:
@@ -138,20 +138,23 @@ def _column(name: str, values: Any) -> Column:
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return Column(name, "time", rows, missing, pc.count_distinct(values).as_py())
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    exact = pa.types.is_boolean(kind) or pa.types.is_integer(kind)
+    if exact or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = values.cast(pa.float64())
         finite = numbers.filter(pc.fill_null(pc.is_finite(numbers), False))
         missing = rows - len(finite)
         if not len(finite):
             return Column(name, "number", rows, missing, 0)
         low, first, last, high = pc.quantile(finite, [0, 0.001, 0.999, 1]).to_pylist()
-        whole = not pa.types.is_floating(kind) or pc.all(pc.equal(finite, pc.floor(finite))).as_py()
+        whole = exact or pc.all(pc.equal(finite, pc.floor(finite))).as_py()
         return Column(name, "number", rows, missing, pc.count_distinct(finite).as_py(), whole, low, high, (first, last))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         told = values.filter(pc.fill_null(pc.not_equal(values, ""), False))
         distinct = pc.count_distinct(told).as_py()
         problem = _not_times(told.slice(0, SAMPLE).to_pylist())
-        return Column(name, "text" if problem else "time", rows, rows - len(told), distinct, why_not_time=problem)
+        two = tuple(sorted(pc.unique(told).to_pylist())) if distinct == 2 else ()
+        seen: Kind = "text" if problem else "time"
+        return Column(name, seen, rows, rows - len(told), distinct, why_not_time=problem, two=two)
     return Column(name, "other", rows, rows if pa.types.is_null(kind) else missing, 0)
 
 
@@ -220,6 +223,8 @@ def _label(columns: list[Column]) -> tuple[Column, str] | None:
     binary = [c for c in numbers if c.binary]
     if len(binary) == 1:
         return binary[0], "the only column of 0 and 1: check this"
+    if len(gaps := [c for c in binary if c.missing]) == 1:
+        return gaps[0], "the only column of 0 and 1 with gaps, as labels have that are not known yet: check this"
     if numbers and columns[-1] is numbers[-1]:
         return columns[-1], "the last column, for want of a telling name: check this"
     return None
@@ -240,24 +245,34 @@ def _check(made: Guess, columns: list[Column]) -> None:
         hint = f": {near.name!r} would be it by its name, but {near.why_not_time}" if near and near.why_not_time else ""
         raise Refused(f"no column holds times{hint}; name one with --timestamp")
     if "label" not in made.roles:
-        raise Refused("no column looks like a label; name one with --label")
+        near = _called("label", columns)
+        hint = f": {near.name!r} would be it by its name, but {_no_label(near)}" if near else ""
+        raise Refused(f"no column looks like a label{hint}; name one with --label")
     time, label = made.roles["timestamp"][0], made.roles["label"][0]
     if time.kind == "text":
         raise Refused(f"--timestamp: {time.name!r} holds no times: {time.why_not_time}")
     if time.kind == "number" and not 0 < time.high < 1e11:
         raise Refused(f"--timestamp: {time.name!r} holds no seconds since 1970 (its greatest value is {time.high:g})")
-    if label.kind != "number":
-        raise Refused(f"--label: {label.name!r} is {label.kind}; expected 0 and 1, or numbers")
-    if label.distinct < 2 or (label.distinct == 2 and not label.binary):
-        raise Refused(
-            f"--label: {label.name!r} has {label.distinct} values from {label.low:g} to {label.high:g}; "
-            "expected 0 and 1, or numbers"
-        )
+    if label.kind != "number" or label.distinct < 2 or (label.distinct == 2 and not label.binary):
+        raise Refused(f"--label: {label.name!r} {_no_label(label)}")
     for role in ("site", "id"):
         if role in made.roles and (column := made.roles[role][0]).missing:
             raise Refused(f"--{role}: {column.missing:,} rows have none in {column.name!r}")
     if "id" in made.roles and not made.roles["id"][0].unique:
         raise Refused(f"--id: {made.roles['id'][0].name!r} has values that come twice")
+
+
+def _no_label(column: Column) -> str:
+    """Why a column is no label, and what would be one."""
+    if column.two:
+        one, other = column.two
+        return f"is text; expected 0 and 1, or numbers: write 1 for {other!r} and 0 for {one!r}, or the other way round"
+    if column.kind != "number":
+        return f"is {column.kind}; expected 0 and 1, or numbers"
+    if not column.distinct:
+        return "is empty; expected 0 and 1, or numbers"
+    least = f"{column.distinct} values from {column.low:g} to {column.high:g}"
+    return f"has {least if column.distinct > 1 else 'one value'}; expected 0 and 1, or numbers"
 
 
 def useless(column: Column) -> str:

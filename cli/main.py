@@ -49,8 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read along has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as e:
+        print(f"driftloop: {_said(e)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _said(e: OSError) -> str:
+    return f"{e.filename}: {e.strerror}" if e.filename else str(e)
 
 
 def parser(asked: str) -> argparse.ArgumentParser:

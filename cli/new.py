@@ -10,11 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from cli.guess import Guess, Role, Taken, guess, look, read
-from triggers.config import parse, parse_loop
+from triggers.config import Bootstrap, Loop, parse, parse_loop
 from triggers.errors import Refused
+
+if TYPE_CHECKING:
+    from cli.tables import Data
 
 ROLES: tuple[Role, ...] = ("timestamp", "site", "id", "label", "prediction")
 YEAR = 365.0
@@ -28,6 +33,7 @@ class Shape:
     rows: int
     days: float
     sites: dict[str, int]
+    bootstrap: float = 0.2
 
     def scaled(self, days: float) -> str:
         """A length that suits a year of data, for as much as there is."""
@@ -80,13 +86,28 @@ def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, s
     made = guess(look(read(data)), said)
     loop = parse_loop(_bare_loop(name, made), f"{name}/loop.yaml")
     rows = tables.load(data, loop)
-    shape = Shape(len(rows), (rows.last - rows.first) / 86400, rows.table.sites())
-    if not shape.days:
+    if rows.first == rows.last:
         raise Refused(f"{data}: all rows have one time; a loop needs rows over time")
+    share = bootstrap(rows, loop)
+    shape = Shape(len(rows), (rows.last - rows.first) / 86400, rows.table.sites(), share)
     span = [datetime.fromtimestamp(at, UTC) for at in (rows.first, rows.last)]
     texts = loop_yaml(name, data.name, made, shape, span), fleet_yaml(shape)
     parse(*texts, f"{name}/loop.yaml", f"{name}/fleet.yaml")
     return made, *texts
+
+
+def bootstrap(rows: Data, loop: Loop) -> float:
+    """The least share of the time, of a few, in which a first model can be trained. Raises Refused."""
+    for share in (0.2, 0.3, 0.4, 0.5):
+        asked = msgspec.structs.replace(loop, bootstrap=Bootstrap(fraction=share))
+        labels = rows.between(rows.first, rows.start_of_telemetry(asked)).table.labelled.label
+        if len(set(labels.tolist())) > 1:
+            return share
+    raise Refused(
+        f"the first half of the data has {len(labels)} labels"
+        + (f", all of them {labels[0]:g}" if len(labels) else "")
+        + ": no first model can be trained on it; expected both, or different ones"
+    )
 
 
 def _bare_loop(name: str, made: Guess) -> str:
@@ -121,7 +142,8 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
         yield f"    # left out: {_q(column.name)}: {why}"
     yield ""
     yield "bootstrap:"
-    yield "  fraction: 0.2  # of the time span: the first model is trained on it"
+    why = "" if shape.bootstrap == 0.2 else "; in less of it all labels are the same"
+    yield f"  fraction: {shape.bootstrap}  # of the time span: the first model is trained on it{why}"
     yield ""
     yield "telemetry:"
     yield f"  window: {shape.window_days}d  # drift is measured over so much at a time"

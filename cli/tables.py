@@ -49,11 +49,13 @@ class Data:
         return self.take((self.table.at >= start) & (self.table.at < end))
 
     def start_of_telemetry(self, loop: Loop) -> int:
-        """The first moment after the bootstrap, UTC seconds; at a midnight where the bootstrap is a share."""
+        """The first moment after the bootstrap, UTC seconds. Where the bootstrap is a share it ends at a midnight, or
+        at a full hour or minute where a whole day would be more than a twentieth of the data."""
         if loop.bootstrap.until is not None:
             return int(loop.bootstrap.until.timestamp())
-        cut = self.first + (self.last - self.first) * loop.bootstrap.fraction
-        return int(-(-cut // 86_400) * 86_400)
+        span = self.last - self.first
+        unit = next((u for u in (86_400, 3_600, 60) if 20 * u <= span), 1)
+        return int(-(-(self.first + span * loop.bootstrap.fraction) // unit) * unit)
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,16 @@ def local() -> Local:
     """The local profile on DRIFTLOOP_STATE; its parts are also what the local host drives."""
     from adapters.local.profile import Local
 
-    start = setting("DRIFTLOOP_CLOCK")
-    return Local(setting("DRIFTLOOP_STATE"), datetime.fromisoformat(start) if start else None)
+    return Local(setting("DRIFTLOOP_STATE"), _start(setting("DRIFTLOOP_CLOCK")))
+
+
+def _start(text: str) -> datetime | None:
+    """Raises Refused where it is no time; one without a zone is UTC."""
+    try:
+        start = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise Refused(f"DRIFTLOOP_CLOCK is {text!r}: it is a time such as 2026-03-01T06:00:00Z") from None
+    return start.replace(tzinfo=UTC) if start and start.tzinfo is None else start
 
 
 @cache

@@ -134,23 +134,45 @@ def _wanted(loop: Loop) -> list[str]:
 def _file(path: Path, wanted: Sequence[str]) -> Callable[[str], Any]:
     """What gives the wanted columns, one at a time, as Arrow arrays."""
     import pyarrow as pa
+
+    found = opened(path)
+    names = found.column_names if isinstance(found, pa.Table) else found.schema_arrow.names
+    if missing := [n for n in wanted if n not in names]:
+        raise BadTable(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}")
+    return found.column if isinstance(found, pa.Table) else lambda name: found.read(columns=[name])[name]
+
+
+def opened(path: Path) -> Any:
+    """A CSV file as an Arrow table; a Parquet file open, nothing read of it yet. Raises BadTable."""
+    import pyarrow as pa
     from pyarrow import csv
     from pyarrow import parquet as pq
 
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            file = pq.ParquetFile(path)
-            names, column = file.schema_arrow.names, lambda name: file.read(columns=[name])[name]
-        else:
-            found = csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
-            names, column = found.column_names, found.column
+            return pq.ParquetFile(path)
+        _check_header(path)
+        found = csv.read_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=True))
     except FileNotFoundError:
-        raise BadTable(f"{path}: no such file") from None
+        raise BadTable(f"{path}: no such file; expected a table, CSV or Parquet") from None
     except (pa.ArrowException, OSError) as error:
-        raise BadTable(f"{path}: neither Parquet nor CSV that can be read: {error}") from None
-    if missing := [n for n in wanted if n not in names]:
-        raise BadTable(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}")
-    return column
+        raise BadTable(f"{path}: neither CSV nor Parquet that can be read: {error}") from None
+    if unread := [f.name for f in found.schema if pa.types.is_binary(f.type)]:
+        raise BadTable(f"{path}: column {', '.join(unread)} is not UTF-8; expected UTF-8: save it so")
+    return found
+
+
+def _check_header(path: Path) -> None:
+    """Raises BadTable where a CSV file's first line is not UTF-8, or its columns are not set apart by commas."""
+    with path.open("rb") as file:
+        first = file.readline(1_000_000)
+    try:
+        head = first.decode()
+    except UnicodeDecodeError:
+        raise BadTable(f"{path}: the first line is not UTF-8; expected UTF-8: save it so") from None
+    other = next((c for c in ";\t|" if c in head), None)
+    if "," not in head and other:
+        raise BadTable(f"{path}: one column, {head.strip()[:60]!r}: is the separator {other!r}? Expected commas")
 
 
 def _feature(feature: Any, column: Any, name: str) -> NDArray[Any]:

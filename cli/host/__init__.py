@@ -1,4 +1,5 @@
-"""`driftloop host`: the app in this folder, on the local profile, in real time; and the host itself for other commands.
+"""`driftloop host`: the app in this folder, or else driftloop's own, on the local profile, in real time; and the host
+itself for other commands.
 
 `AppError`, `Host`, `alone` and `load` are imported when first used: they need azure.functions.
 """
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from cli.host.app import AppError, load
     from cli.host.host import Host, alone
 
-__all__ = ["AppError", "Host", "add_parser", "alone", "load", "run"]
+__all__ = ["APP", "AppError", "Host", "add_parser", "alone", "load", "run"]
+
+APP = Path(__file__).resolve().parents[2] / "function_app.py"
 
 _HOMES = {"AppError": "cli.host.app", "load": "cli.host.app", "Host": "cli.host.host", "alone": "cli.host.host"}
 
@@ -29,14 +32,15 @@ def __getattr__(name: str) -> Any:
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("host", help="run the function app in this folder on this machine")
+    parser = subparsers.add_parser("host", help="run the function app on this machine", description=__doc__)
     parser.add_argument("--state", type=Path, help="folder of the state (default: DRIFTLOOP_STATE, or `state`)")
     parser.add_argument("--port", type=int, default=7071, help="HTTP port on 127.0.0.1 (default 7071; 0: any)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Until SIGTERM or ctrl-c; 2 where the app would not run in Azure either, or another host has the state."""
+    """Until SIGTERM or ctrl-c; 2 where the app would not run in Azure either, a setting is wrong, or another host has
+    the state."""
     if args.state:
         os.environ["DRIFTLOOP_STATE"] = str(args.state)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -46,13 +50,21 @@ def run(args: argparse.Namespace) -> int:
     from functions import wire
 
     try:
-        app = load(Path("function_app.py"))
+        app = load(here if (here := Path("function_app.py")).is_file() else APP)
         with alone(Path(composition.setting("DRIFTLOOP_STATE"))):
-            here = composition.local()
+            composition.ports()
+            local = composition.local()
             settings = {name: composition.setting(name) for name in composition.SETTINGS}
-            parts = here.bus, here.topic, here.store, here.clock
-            Host(app, *parts, settings, subscriptions=wire.SUBSCRIPTIONS).serve_forever(args.port)
+            parts = local.bus, local.topic, local.store, local.clock
+            host = Host(app, *parts, settings, subscriptions=wire.SUBSCRIPTIONS)
+            host.serve_forever(args.port, listening=lambda url: _greet(url, local.people.login_link(url)))
     except (AppError, OSError) as e:
         print(f"driftloop host: {e}", file=sys.stderr)
         return 2
     return 0
+
+
+def _greet(url: str, login: str) -> None:
+    """The login link opens a session for whoever has it: for the person at the terminal, not for a log."""
+    if sys.stdout.isatty():
+        print(f"page: {url}/   sign in: {login}", flush=True)

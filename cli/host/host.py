@@ -122,8 +122,13 @@ class Host:
 
     # Real time
 
-    def serve_forever(self, port: int = 7071, workers: int = 4) -> None:
-        """Serve HTTP, drive the rest with `workers` threads, until `stop` or SIGTERM; what is in hand is finished."""
+    def serve_forever(
+        self, port: int = 7071, workers: int = 4, listening: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Serve HTTP, drive the rest with `workers` threads, until `stop` or SIGTERM; what is in hand is finished.
+
+        `listening` is told the address, once there is one.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop())
@@ -133,6 +138,7 @@ class Host:
         for thread in threads:
             thread.start()
         log.info("listening on http://127.0.0.1:%d", server.port)
+        listening(f"http://127.0.0.1:{server.port}")
         while not self._end.wait(1.0):
             pass
         server.stop()

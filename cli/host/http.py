@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cli.host.app import METHODS, AppError, Function
+from triggers.errors import Refused
 
 log = logging.getLogger("driftloop.host")
 
@@ -158,11 +159,17 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, port: int, handle: Handle, *, limit: int = 1 << 20, patience: float = 30.0, connections: int = 256
     ) -> None:
-        """`limit`: bytes of a body; `patience`: seconds for a whole request to arrive, or an answer to be taken."""
+        """`limit`: bytes of a body; `patience`: seconds for a whole request to arrive, or an answer to be taken.
+
+        Raises Refused where the port cannot be had.
+        """
         self.handle, self.limit, self.patience = handle, limit, patience
         self._free = threading.BoundedSemaphore(connections)
         self._waits: dict[socket.socket, float] = {}
-        super().__init__(("127.0.0.1", port), _Connection)
+        try:
+            super().__init__(("127.0.0.1", port), _Connection)
+        except (OSError, OverflowError) as e:
+            raise Refused(f"port {port} of 127.0.0.1: {getattr(e, 'strerror', None) or e}; --port names another") from e
         self.port: int = self.server_address[1]
         names = ("127.0.0.1", "localhost", "[::1]")
         self.hosts = frozenset((*names, *(f"{name}:{self.port}" for name in names)))

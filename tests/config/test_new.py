@@ -129,6 +129,9 @@ def test_odd_names_are_quoted_and_reserved_ones_renamed(new: Any, tmp_path: Path
         ({"measured_at": None}, (), "no column holds times"),
         ({"measured_at": ["31/12/2025"] * N}, (), "'measured_at' would be it by its name, but '31/12/2025' is not ISO 8601"),
         ({}, ("--label", "grade"), "--label: 'grade' is text; expected 0 and 1, or numbers"),
+        ({"defective": np.resize(["yes", "no"], N)}, ("--label", "defective"), "write 1 for 'yes' and 0 for 'no'"),
+        ({"defective": np.resize(["a", "b"], N), "err_code": None}, (), "'defective' would be it by its name, but is text"),
+        ({"defective": (np.arange(N) > 0.6 * N).astype(int)}, (), "labels, all of them 0: no first model can be trained on it"),
         ({"defective": np.resize([1, 2], N)}, ("--label", "defective"), "--label: 'defective' has 2 values from 1 to 2"),
         ({}, ("--label", "nope"), "--label: no column 'nope'; there are measured_at, plant"),
         ({}, ("--id", "grade"), "--id: 'grade' has values that come twice"),
@@ -138,6 +141,56 @@ def test_odd_names_are_quoted_and_reserved_ones_renamed(new: Any, tmp_path: Path
 )  # fmt: skip
 def test_what_cannot_be_guessed_is_refused_with_what_to_do(new: Any, more: Any, options: Any, said: str) -> None:
     assert said in new(a_table(**more), *options)
+
+
+def test_of_two_columns_of_0_and_1_the_one_with_gaps_is_the_label(new: Any) -> None:
+    flags = {name: pa.array(np.random.default_rng(4).integers(0, 2, N)) for name in ("first", "last")}
+    flags["first"] = pa.array([v if i % 9 else None for i, v in enumerate(flags["first"].to_pylist())])
+    found = new(a_table(**flags, defective=None))
+    assert (found["first"], found["last"]) == ("label", "number")
+
+
+def test_the_bootstrap_is_long_enough_for_both_classes(new: Any, tmp_path: Path) -> None:
+    new(a_table(defective=np.where(np.arange(N) < 0.35 * N, 0, np.arange(N) % 2)))
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert loop.bootstrap.fraction == 0.4
+
+
+def test_of_a_day_of_data_a_fifth_is_the_bootstrap(new: Any, tmp_path: Path) -> None:
+    begin = np.datetime64("2025-01-01T07:00:00")
+    times = begin + np.sort(np.random.default_rng(5).integers(0, 20 * 3600, N)).astype("timedelta64[s]")
+    new(a_table(measured_at=times))
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    rows = tables.load(tmp_path / "rows.csv", loop)
+    assert rows.start_of_telemetry(loop) == np.datetime64("2025-01-01T11:00:00").astype(int)
+
+
+def test_decimals_are_numbers(new: Any) -> None:
+    exact = pa.array(np.random.default_rng(6).normal(size=N).round(3)).cast(pa.decimal128(12, 3))
+    assert new(a_table(price=exact), name="rows.parquet")["price"] == "number"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("at;x;y\n2025-01-01;1;0\n", "one column, 'at;x;y': is the separator ';'? Expected commas"),
+        ("at;x;y\n2025-01-01;1,5;0\n", "one column, 'at;x;y': is the separator ';'? Expected commas"),
+        ("at\tx\n2025-01-01\t1\n", r"is the separator '\t'?"),
+        ("at,temp °C\n2025-01-01,1\n", "the first line is not UTF-8; expected UTF-8"),
+        ("at,colour\n2025-01-01,grün\n", "column colour is not UTF-8; expected UTF-8"),
+    ],
+)  # fmt: skip
+def test_another_separator_or_encoding_is_named(tmp_path: Path, capsys: Any, data: str, said: str) -> None:
+    (tmp_path / "x.csv").write_bytes(data.encode("latin-1"))
+    assert main(["new", str(tmp_path / "mine"), "--data", str(tmp_path / "x.csv")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_a_line(tmp_path: Path, capsys: Any) -> None:
+    csv.write_csv(a_table(), tmp_path / "rows.csv")
+    assert main(["new", str(tmp_path / "rows.csv" / "mine"), "--data", str(tmp_path / "rows.csv")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"driftloop: {tmp_path / 'rows.csv' / 'mine'}: Not a directory\n"
 
 
 def test_files_that_are_no_tables_are_refused(new: Any, tmp_path: Path) -> None:

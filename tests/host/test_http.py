@@ -15,6 +15,7 @@ import pytest
 
 from cli.host.app import AppError, Function
 from cli.host.http import BadPath, Router, Server
+from triggers.errors import Refused
 
 
 def a_function(route: str, *methods: str) -> Function:
@@ -242,5 +243,5 @@ def test_many_clients_at_once_each_get_their_own_answer(port: int) -> None:
 
 
 def test_a_bind_that_fails_says_so(port: int, start: Callable[..., Any]) -> None:
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(Refused, match="in use; --port names another"):
         Server(port, lambda *_: (200, [], b""))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from adapters.queues import QUEUES, SESSIONS
 from tests.servers import azurite as emulator
 from tests.servers import identity as issuer
+
+if TYPE_CHECKING:
+    from tests.servers.servicebus import Found
 
 LONGEST = ("tests/cli/test_killed.py",)
 """Take far longer than any other: begun last, one core would run them alone."""
@@ -63,3 +69,12 @@ def azurite(
     """Blob and Table storage, for who has a token of `identity`."""
     with emulator.running(tmp_path_factory.mktemp("azurite"), authority.cert, authority.key) as azurite:
         yield azurite
+
+
+@pytest.fixture(scope="session")
+def service_bus() -> Iterator[Found]:
+    """The app's queues, in a Service Bus whose clock is ahead: the SDK takes locks of the past for lost."""
+    from tests.servers import servicebus
+
+    with servicebus.found({queue: queue in SESSIONS for queue in QUEUES}, datetime(2036, 3, 1, tzinfo=UTC)) as found:
+        yield found

@@ -103,7 +103,7 @@ def test_files_name_no_place_on_the_machine_they_were_written_on() -> None:
     assert [str(f.relative_to(ROOT)) for f in tracked() if f.suffix != ".png" and place.search(f.read_bytes())] == []
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-wire"])
 def test_what_is_wanted_is_pinned(name: str) -> None:
     wanted = re.findall(r"^([\w.-]+)", (ROOT / f"{name}.in").read_text(), re.MULTILINE)
     locked = (ROOT / f"{name}.txt").read_text().splitlines()

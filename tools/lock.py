@@ -48,4 +48,6 @@ def _name(line: str) -> str:
 
 if __name__ == "__main__":
     app = lock("requirements.in", "requirements.txt", {})
-    lock("requirements-dev.in", "requirements-dev.txt", app, "--constraint", "requirements.txt")
+    tests = lock("requirements-dev.in", "requirements-dev.txt", app, "--constraint", "requirements.txt")
+    pinned = "--constraint", "requirements.txt", "--constraint", "requirements-dev.txt"
+    lock("requirements-wire.in", "requirements-wire.txt", {**app, **tests}, *pinned)

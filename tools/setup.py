@@ -27,7 +27,7 @@ UV = "uv==0.13.9"
 NEEDS = {
     "demo": ("requirements.txt", "examples/flights/requirements.txt"),
     "test": ("requirements.txt", "requirements-dev.txt"),
-    "wire": ("requirements.txt", "requirements-dev.txt"),
+    "wire": ("requirements.txt", "requirements-dev.txt", "requirements-wire.txt"),
 }
 PIP_FOR_UV = {
     "index-url": "UV_DEFAULT_INDEX",

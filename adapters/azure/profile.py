@@ -10,6 +10,7 @@ from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
 from adapters.azure.people import EasyAuthPeople
+from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
 from adapters.azure.workspace import Workspace
@@ -38,7 +39,7 @@ class Azure:
         self.ports = Ports(
             store=TableStore(settings, self.identity),
             blobs=self.blobs,
-            bus=_Missing("queues", "ServiceBus__fullyQualifiedNamespace"),
+            bus=ServiceBusBus(settings, self.identity, self.blobs, clock),
             topic=_Missing("events", "EventGrid__topicEndpointUri"),
             jobs=AzureMlJobs(
                 self.workspace,

@@ -24,6 +24,13 @@ def https(value: str) -> str:
     return value.rstrip("/")
 
 
+def host(value: str) -> str:
+    """The name of a host, in lower case."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+        raise ValueError("the name of a host")
+    return value.lower()
+
+
 def guid(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
         raise ValueError("a GUID")
@@ -161,6 +168,19 @@ class Settings:
     datastore = Setting(
         "AzureMLDatastore", "the workspace's datastore that is the container of StateContainer", text, "driftloop"
     )
+    service_bus = Setting(
+        "ServiceBus", "connection string of a Service Bus emulator, instead of ServiceBus__...", text, "", secret=True
+    )
+    namespace = Setting(
+        "ServiceBus__fullyQualifiedNamespace",
+        "the namespace of the queues",
+        host,
+        example="NAME.servicebus.windows.net",
+    )
+    telemetry_queue = Setting("TelemetryQueue", "the queue of batches", text, "telemetry")
+    runs_queue = Setting("RunsQueue", "the queue of run events, with sessions", text, "runs")
+    effects_queue = Setting("EffectsQueue", "the queue of effects", text, "effects")
+    deployments_queue = Setting("DeploymentsQueue", "the queue of deployments, with sessions", text, "deployments")
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
     )

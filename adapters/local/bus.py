@@ -8,20 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 from uuid import uuid4
 
 from adapters.local.clock import micros, moment
 from adapters.local.database import Database
-from triggers.errors import Refused
+from adapters.queues import SESSIONS, check, known
 from triggers.ports import Clock, Message, Queue
-
-QUEUES: frozenset[str] = frozenset(get_args(Queue))
-SESSIONS: frozenset[str] = frozenset({"runs", "deployments"})
-"""Queues whose messages must have a session."""
-
-NAME_CHARACTERS = 128
-BODY_BYTES = 1024 * 1024
 
 _MESSAGE = "sequence, queue, id, session, properties, sent, deliveries"
 _TABLES = """
@@ -111,15 +104,13 @@ class SqliteBus:
 
     def send(self, queue: Queue, messages: Sequence[Message]) -> None:
         """All or nothing, in this order. Refuses an unknown queue, a missing session, ids and bodies too large."""
-        _known(queue)
-        for message in messages:
-            _check(queue, message)
+        check(queue, messages)
         if messages:
             self._database.write(partial(self._send, queue, messages, self._now()))
 
     def receive(self, queue: Queue, max_count: int = 1) -> list[Delivery]:
         """Lock up to `max_count` messages, oldest first; of a session at most one, its oldest."""
-        _known(queue)
+        known(queue)
         now = self._now()
         if not self._database.read(
             "select 1 from messages where queue = :queue and head and locked_until <= :now"
@@ -279,24 +270,6 @@ class SqliteBus:
     def _exhaust(self, connection: sqlite3.Connection, sequence: int, now: int) -> None:
         why = f"Message could not be consumed after {self._deliveries} delivery attempts."
         _bury(connection, sequence, now, "MaxDeliveryCountExceeded", why)
-
-
-def _known(queue: str) -> None:
-    if queue not in QUEUES:
-        raise Refused(f"no such queue: {queue}", queue=queue)
-
-
-def _check(queue: str, message: Message) -> None:
-    if not 0 < len(message.id) <= NAME_CHARACTERS or len(message.session) > NAME_CHARACTERS:
-        raise Refused(f"message ids have 1 to {NAME_CHARACTERS} characters, sessions at most as many", id=message.id)
-    if queue in SESSIONS and not message.session:
-        raise Refused(f"queue {queue} wants a session", queue=queue, id=message.id)
-    if len(message.body) > BODY_BYTES:
-        raise Refused(f"a message of {len(message.body)} bytes, {BODY_BYTES} allowed", queue=queue, id=message.id)
-    try:
-        f"{message.id}{message.session}".encode()
-    except UnicodeEncodeError as error:
-        raise Refused("a message id or session that is not Unicode text", id=ascii(message.id)) from error
 
 
 def _activate(connection: sqlite3.Connection, queue: str, now: int) -> None:

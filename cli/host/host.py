@@ -16,9 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from adapters.local.bus import QUEUES, SESSIONS, Delivery, SqliteBus
+from adapters.local.bus import Delivery, SqliteBus
 from adapters.local.clock import VirtualClock
 from adapters.local.topic import SqliteTopic
+from adapters.queues import QUEUES, SESSIONS
 from cli.host import decode, timers
 from cli.host.app import AppError, Function, HostJson, index, read_host_json
 from cli.host.http import Answer, BadPath, Router, Server, path_of, problem

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
+from adapters import claims
+from adapters.azure.identity import Identity
 from adapters.azure.profile import Azure
+from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.local.blobs import FileBlobs
 from adapters.local.bus import SqliteBus
-from adapters.local.clock import VirtualClock
+from adapters.local.clock import SystemClock, VirtualClock
 from adapters.local.database import Database
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from tests.servers.azurite import Azurite
-from triggers.ports import Blobs, Store
+from triggers.ports import Blobs, Bus, Store
+
+if TYPE_CHECKING:
+    from tests.servers.consumer import Consumer
+    from tests.servers.servicebus import Found
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Queues:
-    """A bus with its consumer's side, and a hand on its time."""
+    """A bus with its consumer's side, and a hand on its time. `blobs` is where it leaves what is too large."""
 
     bus: Any
     pass_time: Callable[[timedelta], object]
     now: Callable[[], datetime]
-    restarted: Callable[[], Any]
+    blobs: Blobs | None = None
+
+    def received(self, queue: str, count: int) -> dict[str, bytes]:
+        """Messages as a handler sees them: a claim stands for what it leads to."""
+        found = self.bus.receive(queue, count)
+        return {d.id: claims.collect(self.blobs, d.body) if self.blobs else d.body for d in found}
 
 
 @contextmanager
@@ -68,7 +81,35 @@ def _case_blind_blobs(folder: Path) -> Iterator[Blobs]:
 def _sqlite_queues(folder: Path) -> Iterator[Queues]:
     with _database(folder) as database:
         clock = VirtualClock(database, START)
-        yield Queues(SqliteBus(database, clock), clock.advance, clock.now, lambda: SqliteBus(database, clock))
+        yield Queues(SqliteBus(database, clock), clock.advance, clock.now)
+
+
+class _BothSides:
+    """What the app sends with, and what the Functions host would receive with."""
+
+    def __init__(self, sends: Bus, receives: Consumer) -> None:
+        self.send, self._receives = sends.send, receives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._receives, name)
+
+
+@contextmanager
+def _service_bus_queues(folder: Path, found: Found) -> Iterator[Queues]:
+    from azure.servicebus import ServiceBusClient
+
+    from tests.servers.consumer import Consumer
+
+    client = ServiceBusClient.from_connection_string(found.connection_string, retry_total=0)
+    blobs = FileBlobs(folder / "blobs")
+    settings = Settings({"ServiceBus": found.connection_string})
+    bus = ServiceBusBus(settings, Identity(settings), blobs, SystemClock())
+    consumer = Consumer(client, ready=found.ready)
+    found.clear()
+    try:
+        yield Queues(_BothSides(bus, consumer), found.pass_time, found.now, blobs)
+    finally:
+        threading.Thread(target=lambda: (consumer.close(), bus.close(), client.close()), daemon=True).start()
 
 
 Factory = Callable[[Path], AbstractContextManager[Any]]
@@ -111,9 +152,13 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
         yield blobs
 
 
-@pytest.fixture(params=list(QUEUES))
+@pytest.fixture(params=[*QUEUES, AZURE])
 def queues(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queues]:
-    with QUEUES[request.param](tmp_path) as queues:
+    if request.param in QUEUES:
+        opened = QUEUES[request.param](tmp_path)
+    else:
+        opened = _service_bus_queues(tmp_path, request.getfixturevalue("service_bus"))
+    with opened as queues:
         yield queues
 
 

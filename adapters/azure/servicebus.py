@@ -110,6 +110,7 @@ class ServiceBusBus:
     def _made(self, message: Message) -> Any:
         from azure.servicebus import ServiceBusMessage
 
+        properties: dict[Any, Any] = {**message.properties}
         body = message.body
         if len(body) > LARGEST:
             body = claims.leave(self._blobs, body, self._clock.now())
@@ -117,7 +118,7 @@ class ServiceBusBus:
             body,
             message_id=message.id,
             session_id=message.session or None,
-            application_properties={name: value for name, value in message.properties.items()}  # noqa: C416,
+            application_properties=properties,
             scheduled_enqueue_time_utc=message.at,
         )
 

@@ -25,7 +25,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 where all is well, 2 with every problem where it is not."""
-    problems = found(args.loop, args.fleet)
+    try:
+        problems = found(args.loop, args.fleet)
+    except Unreadable as e:
+        if not args.json:
+            raise
+        problems = [Problem(e.file, 0, (), e.why)]
     if args.json:
         each = [{"file": p.file, "line": p.line, "field": p.field, "what": p.what} for p in problems]
         print(json.dumps({"problems": each}, indent=2))
@@ -58,11 +63,19 @@ def found(loop: Path | None, fleet: Path | None) -> list[Problem]:
 
 
 def text(path: Path) -> str:
-    """A configuration file. Raises Refused."""
+    """A configuration file. Raises Unreadable."""
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise Refused(f"{path}: {e.strerror if isinstance(e, OSError) else 'not UTF-8 text'}") from e
+        raise Unreadable(str(path), str(e.strerror) if isinstance(e, OSError) else "not UTF-8 text") from e
+
+
+class Unreadable(Refused):
+    """A configuration file that is not there, or no text."""
+
+    def __init__(self, file: str, why: str) -> None:
+        super().__init__(f"{file}: {why}")
+        self.file, self.why = file, why
 
 
 def write_schemas(folder: Path) -> None:

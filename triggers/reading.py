@@ -18,6 +18,7 @@ from msgspec import inspect
 from triggers.errors import Refused
 
 Path = tuple[str | int, ...]
+Told = frozenset[Path]
 T = TypeVar("T")
 
 MOST_VALUES = 1_000_000
@@ -69,12 +70,19 @@ class Document:
         self.file = file
         self.root = _compose(text.removeprefix("\ufeff"), file)
 
-    def read(self, kind: type[T]) -> T:
-        """The document as a `kind` (a msgspec Struct). Raises Wrong with everything that does not fit."""
+    def read(self, kind: type[T], check: Callable[[T, Told], Iterable[tuple[Path, str]]]) -> T:
+        """The document as a `kind` (a msgspec Struct), with no problem that `check` finds. Raises Wrong with everything
+        that does not fit.
+
+        Where some fields cannot be read, `check` still sees the others: it gets the paths of those fields, for which
+        their defaults stand, and what it says of them is not told.
+        """
         reader = _Reader(self.file)
         value = reader.read(self.root, inspect.type_info(kind), ())
-        if reader.problems:
-            raise Wrong(sorted(reader.problems, key=lambda p: p.line))
+        told = frozenset(p.path for p in reader.problems)
+        found = [] if value is _BAD else [(path, what) for path, what in check(value, told) if path not in told]
+        if problems := reader.problems + self.problems(found):
+            raise Wrong(sorted(problems, key=lambda p: p.line))
         return value  # type: ignore[no-any-return]
 
     def problems(self, found: Iterable[tuple[Path, str]]) -> list[Problem]:
@@ -205,7 +213,8 @@ def _merged(node: Node, depth: int) -> tuple[dict[str, tuple[Node, Node]], list[
 
 
 class _Reader:
-    """Collects problems instead of stopping at the first; `_BAD` stands for a value that has one."""
+    """Collects problems instead of stopping at the first. `_BAD` stands for a value that has one; in a mapping, the
+    field's default, or for a text without one what is written there."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -239,7 +248,7 @@ class _Reader:
             return _SCALARS[type(_bare(kind))](node, _bare(kind))
         except (KeyError, OverflowError, ValueError) as e:
             wanted = str(e) if isinstance(e, _Expected) else expected(kind)
-            what = "is empty" if _is_null(node) else _shown(node)
+            what = "is empty" if _is_null(node) else _shown(node, text=isinstance(_bare(kind), inspect.StrType))
             return self.bad(node, path, f"{what}; expected {wanted}")
 
     def collection(self, node: Node, kind: inspect.Type, path: Path) -> Any:
@@ -274,6 +283,10 @@ class _Reader:
         for name, f in fields.items():
             if f.required and name not in values:
                 values[name] = self.bad(node, (*path, name), f"is missing; expected {expected(f.type)}")
+            if values.get(name) is _BAD and not f.required:
+                del values[name]
+            elif values.get(name) is _BAD and isinstance(_bare(f.type), inspect.StrType):
+                values[name] = pairs[name][1].value if name in pairs and pairs[name][1].kind == "scalar" else ""
         return _BAD if _any_bad(values.values()) else kind.cls(**values)
 
     def pairs(self, node: Node, path: Path) -> dict[str, tuple[Node, Node]]:
@@ -295,9 +308,10 @@ def _is_null(node: Node) -> bool:
     return node.kind == "scalar" and node.plain and node.value in _NULL
 
 
-def _shown(node: Node) -> str:
-    text = node.value if len(node.value) <= 60 else node.value[:57] + "..."
-    return f'"{text}" is text' if not node.plain else repr(text)
+def _shown(node: Node, text: bool) -> str:
+    """What is written there; quotes make it text, which matters where no `text` is wanted."""
+    short = node.value if len(node.value) <= 60 else node.value[:57] + "..."
+    return repr(short) if node.plain or text else f'"{short}" is text'
 
 
 def _text(node: Node, kind: inspect.StrType) -> str:

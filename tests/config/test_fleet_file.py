@@ -88,6 +88,18 @@ def test_what_is_wrong_with_a_site_is_said(site: str, said: str) -> None:
     assert problem.startswith(f"fleet.yaml:3: sites[1].{said}")
 
 
+def test_what_cannot_be_read_of_a_site_does_not_hide_the_rest() -> None:
+    sites = "sites:\n- {name: lab, executor: docker}\n- {name: LAB, windows: [{cron: 61 * * * *, duration: long}]}\n"
+    assert [p.partition(": ")[2].partition(";")[0] for p in problems(sites + "- {timezone: Nowhere}\n")] == [
+        "sites[0].executor: 'docker'",
+        "sites[1].windows[0].duration: 'long'",
+        "sites[1].name: 'LAB' is there already, as 'lab'",
+        "sites[1].windows[0].cron: '61 * * * *': bad minute",
+        "sites[2].name: is missing",
+        "sites[2].timezone: 'Nowhere' is no time zone",
+    ]
+
+
 @pytest.mark.attack
 @pytest.mark.parametrize(("one", "two"), [("lab", "LAB"), ("\u00e9", "e\u0301"), ("stra\u00dfe", "STRASSE")])
 def test_names_that_read_alike_are_one_name(one: str, two: str) -> None:

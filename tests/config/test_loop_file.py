@@ -62,6 +62,29 @@ bootstrap: {until: 2013-03-01 10:00}
     ]
 
 
+def test_what_cannot_be_read_does_not_hide_what_is_read_and_wrong() -> None:
+    wrong = """\
+loop: my loop
+task: regresion
+schema:
+  features: [{name: id, kind: nmber}, {name: b}, {name: b}, {nme: c}]
+training: {window: 5, holdout: 5d}
+telemetry: {silence: 0s}
+gates: {metric: rmse}
+"""
+    assert [p.partition(": ")[2].partition(";")[0] for p in problems(wrong)] == [
+        "loop: 'my loop'",
+        "task: 'regresion'",
+        "schema.features[0].kind: 'nmber'",
+        "schema.features[3].nme: unknown field",
+        "schema.features[3].name: is missing",
+        "schema.features[0].name: 'id' is reserved",
+        "schema.features[2].name: 'b' is there already",
+        "training.window: '5'",
+        "telemetry.silence: '0s'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -77,6 +100,7 @@ bootstrap: {until: 2013-03-01 10:00}
         (LEAST + "gates: *none\n", "loop.yaml:5: alias *none has no anchor &none before it"),
         (LEAST + "gates:\n", "loop.yaml:5: gates: is empty; expected a mapping with its fields"),
         ("loop:\n" + LEAST[13:], "loop.yaml:1: loop: is empty; expected text like delays or line-3"),
+        ('loop: "a b"' + LEAST[12:], "loop.yaml:1: loop: 'a b'; expected text like delays or line-3"),
         (LEAST + "drift: {bins: '64'}\n", 'loop.yaml:5: drift.bins: "64" is text; expected a whole number from 8 to 128'),
         (LEAST + "drift: {quorum: {fleet: .nan}}\n", "loop.yaml:5: drift.quorum.fleet: '.nan'; expected a number from 0 to 1"),
         (LEAST + "gates: {minimum_gain: 1e999}\n", "loop.yaml:5: gates.minimum_gain: '1e999'; expected a number"),

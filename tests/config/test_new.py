@@ -221,6 +221,12 @@ def test_a_person_sees_a_table(
     assert "driftloop replay --loop mine/loop.yaml --fleet mine/fleet.yaml --data rows.csv" in out
 
 
+def test_a_file_that_is_not_there_is_a_problem_like_any_other(capsys: Any) -> None:
+    assert main(["validate", "--loop", "nowhere.yaml", "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)["problems"]
+    assert said == [{"file": "nowhere.yaml", "line": 0, "field": "", "what": "No such file or directory"}]
+
+
 def test_plausible_ranges_keep_their_sign_and_are_round() -> None:
     column = guess.Column("x", "number", 10, 0, 10, False, -3.2, -0.1, (-3.0, -0.2))
     assert guess.plausible(column) == (-4.4, 0.0)
@@ -247,7 +253,10 @@ def test_wrong_usage_is_status_2_and_no_traceback(tmp_path: Path) -> None:
     assert main(["validate"]) == 2
     ended = driftloop("validate", "--loop", str(tmp_path / "loop.yaml"))
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.splitlines() == [f"{tmp_path}/loop.yaml:1: loop: 'a b'; expected text like delays or line-3"]
+    assert ended.stderr.splitlines() == [
+        f"{tmp_path}/loop.yaml:1: loop: 'a b'; expected text like delays or line-3",
+        f"{tmp_path}/loop.yaml:2: schema.features[0].name: 'id' is reserved; expected another name, with `column: id` beside it",
+    ]
 
 
 def test_validate_says_problems_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

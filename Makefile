@@ -38,7 +38,7 @@ test:
 
 test-wire:
 	@$(setup) wire
-	@$(py) -m pytest -m wire $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	@$(py) -m pytest -m "wire and not nightly" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-nightly:
 	@$(setup) test

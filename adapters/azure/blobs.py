@@ -13,14 +13,7 @@ from adapters.local.blobs import NAME_CHARACTERS, quote, unquote
 from triggers.errors import NotFound, Refused
 
 PIECE = 4 * 1024 * 1024
-PATIENCE: Mapping[str, Any] = {
-    "retry_total": 3,
-    "initial_backoff": 0.3,
-    "increment_base": 2,
-    "random_jitter_range": 0.2,
-    "connection_timeout": 5,
-    "read_timeout": 20,
-}
+PATIENCE: Mapping[str, Any] = {"connection_timeout": 5, "read_timeout": 20}
 
 
 class BlobStore:
@@ -36,9 +29,11 @@ class BlobStore:
     @cached_property
     def container(self) -> Any:
         """The SDK's client of it."""
-        from azure.storage.blob import ContainerClient
+        from azure.storage.blob import ContainerClient, LinearRetry
 
-        s, options = self._settings, {**PATIENCE, "max_single_put_size": PIECE, "max_block_size": PIECE}
+        pieces = ("max_single_put_size", "max_block_size", "max_single_get_size", "max_chunk_get_size")
+        retries = LinearRetry(backoff=0.6, retry_total=3, random_jitter_range=0.4)  # type: ignore[arg-type]
+        s, options = self._settings, {**PATIENCE, **dict.fromkeys(pieces, PIECE), "retry_policy": retries}
         if s.storage:
             return ContainerClient.from_connection_string(s.storage, self._name(), **options)
         return ContainerClient(s.blobs, self._name(), credential=self._identity.credential, **options)

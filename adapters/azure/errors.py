@@ -33,7 +33,7 @@ def reaction(error: Exception, what: str, fields: Mapping[str, object]) -> Drift
     """None: not an SDK's error."""
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
-    if not isinstance(error, AzureError):
+    if not isinstance(error, (AzureError, OSError)):  # OSError: what requests raises of a body that is cut off
         return None
     words = f"{what}: {_first_line(error)}"
     status = error.status_code if isinstance(error, HttpResponseError) else None

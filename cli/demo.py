@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             progress.say(f"summary: {_shown(home / 'summary.json')}")
             if args.serve:
                 serve(demo, progress)
-    return 0
+    return summary.status(found)
 
 
 def serve(demo: Demo, progress: Progress) -> None:

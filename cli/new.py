@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,23 +64,27 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write NAME/loop.yaml and NAME/fleet.yaml, and show what was guessed and why."""
+    from cli import tables
+
     folder = Path(args.name)
     files = [folder / "loop.yaml", folder / "fleet.yaml"]
     if (there := [f for f in files if f.exists()]) and not args.force:
         raise Refused(f"{there[0]} is there already; --force writes over it")
-    made, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
+    made, left_out, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in zip(files, (loop, fleet), strict=True):
         file.write_text(text, "utf-8")
     if args.json:
-        print(json.dumps({"name": folder.name, "task": made.task, "files": [str(f) for f in files], **_json(made)}))
+        about = {"name": folder.name, "task": made.task, "files": [str(f) for f in files], "left_out": left_out}
+        print(json.dumps({**about, **_json(made)}))
     else:
-        _show(made, files, args.data)
+        _show(made, files, args.data, tables.in_words(left_out))
     return 0
 
 
-def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, str, str]:
-    """What was guessed, and the texts of loop.yaml and fleet.yaml. Raises Refused."""
+def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, Mapping[str, int], str, str]:
+    """What was guessed, how many rows are left out by reason, and the texts of loop.yaml and fleet.yaml. Raises
+    Refused."""
     from cli import tables
 
     made = guess(look(read(data)), said)
@@ -93,7 +97,7 @@ def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, s
     span = [datetime.fromtimestamp(at, UTC) for at in (rows.first, rows.last)]
     texts = loop_yaml(name, data.name, made, shape, span), fleet_yaml(shape)
     parse(*texts, f"{name}/loop.yaml", f"{name}/fleet.yaml")
-    return made, *texts
+    return made, rows.left_out, *texts
 
 
 def bootstrap(rows: Data, loop: Loop) -> float:
@@ -236,7 +240,7 @@ def _json(made: Guess) -> dict[str, Any]:
     return {"columns": [{"column": column, "as": what, "why": why} for column, what, why in _rows(made)]}
 
 
-def _show(made: Guess, files: Sequence[Path], data: Path) -> None:
+def _show(made: Guess, files: Sequence[Path], data: Path, left_out: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -249,6 +253,8 @@ def _show(made: Guess, files: Sequence[Path], data: Path) -> None:
         table.add_row(escape(column), what, escape(why), style=colours.get(what, "bold"))
     console = Console()
     console.print(table)
+    if left_out:
+        console.print(left_out, markup=False, highlight=False)
     console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
     loop, fleet, state = (*files, files[0].parent / "state")
     words = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]

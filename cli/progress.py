@@ -66,7 +66,7 @@ class Progress:
                 about = f"  {entry.subject}" if loop_of(entry.subject) == name else ""
                 text = views.sentence(entry).text
                 self.say(f"{entry.at:%Y-%m-%d %H:%M}{about}  {text if len(text) < 240 else text[:237] + '...'}")
-        if self._live.is_started and now.hour == 6:
+        if self._live.is_started:
             self._live.update(self._panel(now))
 
     def _panel(self, now: datetime) -> Group:
@@ -85,7 +85,7 @@ class Progress:
         for run in shell.active_runs(ports, name):
             waves = f"wave {run.wave + 1} of {len(run.waves)}" if run.waves else ""
             table.add_row("run", f"{run.id} {run.phase} {waves}", run.because[:90])
-        latest = list(ports.store.scan(name, f"decision/{now:%Y-%m-%d}"))
+        latest = list(ports.store.scan(name, "decision/", f"decision/{now - replay.tick:%Y-%m-%dT%H%M%S}"))
         if latest:
             table.add_row("check", "", codec.decode(latest[-1].value, Decision).reason[:110])
         return Group(Text(self.title, style="bold"), table)

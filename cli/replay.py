@@ -23,18 +23,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import msgspec
 import numpy as np
 import yaml
 
-from cli import summary, tables
+from cli import inputs, summary, tables
 from drift.envelope import iso
 from triggers import sites
 from triggers.config import Fleet, Loop, Site, duration, parse_fleet, parse_loop
 from triggers.errors import DriftloopError, Refused
-from triggers.ports import Put
+from triggers.ports import Put, Queue
 
 if TYPE_CHECKING:
     from adapters.local.profile import Local
@@ -97,6 +97,8 @@ class Replay:
     def _prepare(self) -> None:
         from adapters.local import keys
 
+        options = self.options
+        inputs.keep(self.state, inputs.digests(options.loop_file, options.fleet_file, options.data))
         config = self.state / "config" / self.loop.loop
         if not (config / "loop.yaml").exists():
             self._write_config(config)
@@ -116,6 +118,8 @@ class Replay:
             kept.write_bytes(msgspec.json.encode(tables.record(data, self.loop, sites)))
         self.span = msgspec.json.decode(kept.read_bytes(), type=tables.Span)
         self.start, self.end = (datetime.fromtimestamp(at, UTC) for at in (self.span.start, self.span.end))
+        if self.span.left_out:
+            self.options.say(tables.in_words(self.span.left_out))
 
     def _write_config(self, config: Path) -> None:
         config.mkdir(parents=True, exist_ok=True)
@@ -318,6 +322,13 @@ class Replay:
             )
         self._close.callback(_end, self._drawing)
 
+    def failed(self) -> dict[str, int]:
+        """What nobody will try again, by function or queue: timers of this process that raised, and dead letters."""
+        found = {f.name: self.meter.errors[f.name] for f in self.host.functions if f.kind == "timer"}
+        found |= {f"queue {queue}": len(self.local.bus.dead_letters(queue)) for queue in get_args(Queue)}
+        found |= Counter(event.subscriber for event in self.local.topic.dead_letters())
+        return {name: times for name, times in sorted(found.items()) if times}
+
     def drawn(self) -> Path | None:
         """Evidently's report of the first run's drift; waits for it. None where there was no run, or no report."""
         if self._drawing is None:
@@ -500,19 +511,18 @@ class _Hidden(HTMLParser):
 
 
 class Meter:
-    """What a replay costs: seconds by function, and the most memory that all its processes held at once."""
+    """What a replay costs: seconds by function, how often each raised, and the most memory that all its processes held
+    at once."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.peak_mb = 0.0
         threading.Thread(target=self._watch, name="meter", daemon=True).start()
 
     def invoked(self, name: str, seconds: float, error: Exception | None) -> None:
         self.seconds[name] += seconds
-        self.calls[name] += 1
         self.errors[name] += error is not None
 
     def _watch(self) -> None:
@@ -661,4 +671,4 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
     summary.show(found)
-    return 0
+    return summary.status(found)

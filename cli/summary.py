@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from cli.tables import in_words
 from triggers import codec, sites
 from triggers import loop as shell
 from triggers.policy import Decision
@@ -35,6 +36,7 @@ def make(replay: Replay) -> dict[str, Any]:
         "to": replay.end.isoformat(),
         "rows": sum(s.rows for s in states.values()),
         "bootstrap_rows": replay.span.bootstrap_rows,
+        "left_out": replay.span.left_out,
         "batches": {
             "accepted": sum(s.batches for s in states.values()),
             "duplicate": sum(s.duplicates for s in states.values()),
@@ -55,7 +57,8 @@ def make(replay: Replay) -> dict[str, Any]:
 
 
 def figures(replay: Replay) -> dict[str, Any]:
-    """Of this process since it began: wall seconds, memory of all processes together, rows folded per second."""
+    """Of this process since it began: wall seconds, memory of all processes together, rows folded per second; how often
+    each function raised, and what failed for good (see Replay.failed)."""
     meter = replay.meter
     folding = meter.seconds["fold_telemetry"] + meter.seconds["accept_telemetry"]
     folded = sum(s.rows for s in sites.states(replay.local.ports, replay.loop.loop).values()) - replay.rows_before
@@ -64,7 +67,14 @@ def figures(replay: Replay) -> dict[str, Any]:
         "peak_mb": round(meter.peak_mb),
         "rows_per_second": round(folded / folding) if folding else 0,
         "seconds_by_function": {k: round(v, 2) for k, v in sorted(meter.seconds.items())},
+        "errors": {k: n for k, n in sorted(meter.errors.items()) if n},
+        "failed": replay.failed(),
     }
+
+
+def status(found: Mapping[str, Any]) -> int:
+    """1 where something failed for good, so that the summary may lack what it did not do."""
+    return 1 if found["figures"]["failed"] else 0
 
 
 def quarantine(ports: Ports, loop: str) -> Iterable[Quarantined]:
@@ -161,6 +171,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
         f"[bold]Telemetry[/] {found['rows']:,} rows in {batches['accepted']:,} batches, each once; "
         f"{batches['duplicate']} came twice, {batches['quarantined']} quarantined"
     )
+    if found["left_out"]:
+        out.print(f"  {in_words(found['left_out'])}", markup=False)
     for q in found["quarantine"][:5]:
         out.print(f"  quarantined: {q['site']} {q['batch']}: {q['reason']}", markup=False)
     for site, state in found["sites"].items():
@@ -171,6 +183,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
         f"[bold]Figures[/] {figures_['seconds']:.0f} s, {figures_['peak_mb']} MB at the peak (all processes), "
         f"{figures_['rows_per_second']:,} rows/s through the functions into windows"
     )
+    for name, times in figures_["failed"].items():
+        out.print(f"failed for good: {name}, {times} time{'s' * (times != 1)}", style="bold red", markup=False)
 
 
 def _drift_table(found: Mapping[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ NEVER = np.int64(2**62)
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Rows in the order of time, and when the label of each was known (UTC seconds, NEVER where it was not), [n]."""
+    """Rows in the order of time, and when the label of each was known (UTC seconds, NEVER where it was not), [n];
+    `left_out` counts the rows of the file that are not among them, by reason."""
 
     table: Table
     label_at: NDArray[np.int64]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -42,7 +44,7 @@ class Data:
 
     def take(self, rows: NDArray[Any]) -> Data:
         """Some of the rows, by mask or index."""
-        return Data(self.table.take(rows), self.label_at[rows])
+        return replace(self, table=self.table.take(rows), label_at=self.label_at[rows])
 
     def between(self, start: float, end: float) -> Data:
         """The rows of [start, end), UTC seconds."""
@@ -60,23 +62,31 @@ class Data:
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay has to know of its table: UTC seconds of its first row, of the end of the bootstrap and of the end;
-    how many labelled rows the bootstrap has."""
+    how many labelled rows the bootstrap has; how many rows of the file are left out, by reason."""
 
     first: int
     start: int
     end: int
     bootstrap_rows: int
+    left_out: dict[str, int] = {}
 
 
 def load(path: Path, loop: Loop) -> Data:
-    """Raises Refused with what is missing or of the wrong kind. Rows without a time or a site are left out."""
+    """Raises Refused with what is missing or of the wrong kind."""
     try:
-        table, label_at = tables.read(path, loop, "main")
+        table, label_at, left_out = tables.read(path, loop, "main")
     except BadTable as problem:
         raise Refused(str(problem)) from problem
-    data = Data(table, np.where(np.isfinite(table.label), label_at, NEVER))
-    placed = np.array([site is not None for site in table.site.tolist()], np.bool_)
-    return data if placed.all() else data.take(placed)
+    return Data(table, np.where(np.isfinite(table.label), label_at, NEVER), left_out)
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """What is left out of a table, for people; "" for nothing.
+
+    >>> in_words({"rows without a time": 1200, "rows without a site": 3})
+    'left out: 1,200 rows without a time; 3 rows without a site'
+    """
+    return "left out: " * bool(left_out) + "; ".join(f"{rows:,} {reason}" for reason, rows in left_out.items())
 
 
 def record(data: Data, loop: Loop, sites: Mapping[str, Path]) -> Span:
@@ -92,7 +102,13 @@ def record(data: Data, loop: Loop, sites: Mapping[str, Path]) -> Span:
         raise Refused(f"the data has sites that fleet.yaml does not name: {', '.join(stray[:10])}")
     for site, path in sites.items():
         write_recording(path, live.take(live.table.site == site))
-    return Span(first=data.first, start=start, end=end, bootstrap_rows=len(before.table.labelled))
+    return Span(
+        first=data.first,
+        start=start,
+        end=end,
+        bootstrap_rows=len(before.table.labelled),
+        left_out=dict(data.left_out),
+    )
 
 
 def write_recording(path: Path, data: Data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import azure.functions as func
 
 from functions import host
+from functions.each import each_loop
 from triggers import loop
 
 bp = func.Blueprint()
@@ -14,6 +15,9 @@ bp = func.Blueprint()
 def check_drift(timer: func.TimerRequest) -> None:
     """Assess what is new against the references, decide, and begin a run where that is the decision."""
     ports = host.ports()
-    for name in ports.configs.loops():
+
+    def check(name: str) -> None:
         loop.check(ports, name)
         loop.forget(ports, name)
+
+    each_loop(ports, check)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import azure.functions as func
 
 from functions import host
+from functions.each import each_loop
 from triggers import loop
 
 bp = func.Blueprint()
@@ -14,5 +15,4 @@ bp = func.Blueprint()
 def sweep_up(timer: func.TimerRequest) -> None:
     """Unsent effects, lost job ends, sites whose state has not reached their run."""
     ports = host.ports()
-    for name in ports.configs.loops():
-        loop.sweep(ports, name)
+    each_loop(ports, lambda name: loop.sweep(ports, name))

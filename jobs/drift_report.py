@@ -58,7 +58,7 @@ def _rows(spec: Spec, loop: Loop, span: tuple[datetime, datetime], data: str | N
         schema = loop.schema.telemetry(loop.task)
         found = assemble(Path(spec.blobs), loop.loop, schema, start, end, spec.sites).table
     else:
-        whole, _ = tables.read(Path(data), loop)
+        whole, *_ = tables.read(Path(data), loop)
         found = whole.take(whole.between(start, end))
     return found.take(np.linspace(0, len(found) - 1, min(len(found), ROWS)).astype(np.intp))
 

@@ -95,10 +95,10 @@ def load(path: Path, schema: Schema) -> Table:
     return Table(texts(found["id"]), at, texts(found["site"]), columns=columns, **known)
 
 
-def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.int64]]:
-    """A user's table (Parquet or CSV), its columns named by loop.yaml, ordered by time; and when each label became
-    known, UTC seconds [n]. `site` is where the rows are from when no column says it. Rows without a time or a site are
-    left out. Raises BadTable."""
+def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.int64], dict[str, int]]:
+    """A user's table (Parquet or CSV), its columns named by loop.yaml, ordered by time; when each label became known,
+    UTC seconds [n]; and how many rows are left out, by reason: without a time, a site or an id, or of an id that the
+    site had before. `site` is where the rows are from when no column says it. Raises BadTable."""
     s, column = loop.schema, _file(path, _wanted(loop))
     at, readable = _times(column(s.timestamp), s.timestamp)
     n = len(at)
@@ -115,14 +115,44 @@ def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.
         _labels(column(s.label), s.label, loop.task) if s.label else nothing,
         {f.name: _feature(f, column(f.column or f.name), f.column or f.name) for f in s.features},
     )
-    usable = readable & np.array([name is not None for name in table.site.tolist()], dtype=bool)
-    if not usable.any():
+    order, left_out = _usable(table, readable)
+    if not len(order):
         raise BadTable(f"{path}: no row has both a time in {s.timestamp} and a site")
-    if usable.all() and (np.diff(at) >= 0).all():
-        return table, known_at
-    order = np.flatnonzero(usable)
-    order = order[np.argsort(at[order], kind="stable")]
-    return table.take(order), known_at[order]
+    if len(order) == n and (np.diff(order) > 0).all():
+        return table, known_at, left_out
+    return table.take(order), known_at[order], left_out
+
+
+def _usable(table: Table, readable: NDArray[np.bool_]) -> tuple[NDArray[np.intp], dict[str, int]]:
+    """The rows to keep, in the order of time, and how many are not kept, by reason."""
+    kept, left_out = np.ones(len(table), np.bool_), {}
+    for reason, fine in (
+        ("rows without a time", readable),
+        ("rows without a site", _there(table.site)),
+        ("rows without an id", _there(table.ids)),
+    ):
+        left_out[reason] = int((kept & ~fine).sum())
+        kept &= fine
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(table.at[order], kind="stable")]
+    first = np.zeros(len(order), np.bool_)
+    first[np.unique(_codes(table.site[order]) * len(order) + _codes(table.ids[order]), return_index=True)[1]] = True
+    if not first.all():
+        again = dict.fromkeys(table.ids[order[~first]].tolist())
+        such = ", ".join(list(again)[:3]) + ", ..." * (len(again) > 3)
+        left_out[f"rows whose id came before ({such})"] = int((~first).sum())
+    return order[first], {reason: rows for reason, rows in left_out.items() if rows}
+
+
+def _there(values: Text) -> NDArray[np.bool_]:
+    return np.array([v is not None for v in values.tolist()], np.bool_)
+
+
+def _codes(values: Text) -> NDArray[np.int64]:
+    """A number for each different text, [n]."""
+    import pyarrow as pa
+
+    return np.asarray(pa.array(values, pa.large_string()).dictionary_encode().indices).astype(np.int64)
 
 
 def _wanted(loop: Loop) -> list[str]:

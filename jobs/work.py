@@ -180,8 +180,7 @@ def _stored(spec: specs.Spec, loop: Loop, start: datetime | None, end: datetime)
     listed = Path(spec.window).read_text().splitlines() if spec.window else None
     found = assemble(Path(spec.blobs), loop.loop, schema, _seconds(start), _seconds(end), spec.sites, listed)
     _say(f"{len(found.table):,} rows from {_iso(start)} to {_iso(end)}")
-    for reason, n in sorted(found.left_out.items()):
-        _say(f"left out: {n:,} {reason}")
+    _say_left_out(found.left_out)
     return found
 
 
@@ -190,12 +189,13 @@ def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None
     if spec.data is None:
         return _stored(spec, loop, start, end).table
     alone = {"site": spec.sites[0]} if spec.sites and len(spec.sites) == 1 else {}
-    rows, known_at = tables.read(_one_file(Path(spec.data)), loop, **alone)
+    rows, known_at, left_out = tables.read(_one_file(Path(spec.data)), loop, **alone)
     inside = rows.between(_seconds(start) if start else int(rows.at[0]), _seconds(end))
     if spec.sites is not None:
         inside &= np.isin(rows.site.astype(str), spec.sites)
     if isinstance(spec, specs.Train):
         rows.label[known_at > _seconds(end)] = np.nan
+    _say_left_out(left_out)
     return rows.take(inside)
 
 
@@ -276,6 +276,11 @@ def _aware(at: datetime) -> datetime:
 
 def _iso(at: datetime) -> str:
     return _aware(at).astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _say_left_out(rows: Mapping[str, int]) -> None:
+    for reason, n in sorted(rows.items()):
+        _say(f"left out: {n:,} {reason}")
 
 
 def _say(text: str) -> None:

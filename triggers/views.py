@@ -71,11 +71,19 @@ class LoopView(View, frozen=True, kw_only=True):
     next: str
 
 
+class Unreadable(View, frozen=True, kw_only=True):
+    """A loop whose loop.yaml or fleet.yaml is wrong: nothing is done for it until it is put right."""
+
+    name: str
+    problem: str
+
+
 class Loops(View, frozen=True, kw_only=True):
     """Every loop; `frozen_all`: why all are stopped, or empty."""
 
     now: datetime
     loops: list[LoopView]
+    unreadable: list[Unreadable]
     frozen_all: str
 
 
@@ -272,9 +280,14 @@ class Quarantine(View, frozen=True, kw_only=True):
 
 
 def loops(ports: Ports) -> Loops:
-    """Every loop at a glance."""
-    found = [loop_view(ports, name) for name in ports.configs.loops()]
-    return Loops(now=ports.clock.now(), loops=found, frozen_all=_freeze(ports, "all"))
+    """Every loop at a glance; one that cannot be read hides none of the others."""
+    found, unreadable = [], []
+    for name in ports.configs.loops():
+        try:
+            found.append(loop_view(ports, name))
+        except Refused as e:
+            unreadable.append(Unreadable(name=name, problem=str(e)))
+    return Loops(now=ports.clock.now(), loops=found, unreadable=unreadable, frozen_all=_freeze(ports, "all"))
 
 
 def loop_view(ports: Ports, name: str) -> LoopView:

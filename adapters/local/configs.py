@@ -47,18 +47,18 @@ class FileConfigs:
 
 
 def _read(path: Path, kept: dict[Path, tuple[_Stamp, T]], parse: Callable[[str, str], T]) -> T:
-    before = kept.get(path)
+    before, name = kept.get(path), "/".join(path.parts[-3:])  # as the state folder has it
     try:
         found = path.stat()
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if before is not None and before[0] == stamp:
             return before[1]
-        value = parse(path.read_text(encoding="utf-8"), str(path))
+        value = parse(path.read_text(encoding="utf-8"), name)
     except FileNotFoundError as error:
         raise NotFound(f"no {path.name} for loop {path.parent.name!r}", loop=path.parent.name) from error
     except (Refused, UnicodeDecodeError) as error:
         if before is None:
-            raise error if isinstance(error, Refused) else Refused(f"{path}: not UTF-8: {error}") from error
+            raise error if isinstance(error, Refused) else Refused(f"{name}: not UTF-8: {error}") from error
         log.error("%s is wrong, and what it said before goes on to hold: %s", path, error)
         value = before[1]
     kept[path] = (stamp, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.ports import Configs
@@ -31,8 +32,11 @@ class HttpExecutor:
 
     def _url(self, site: str) -> str:
         """Raises NotFound for a site without url, and Refused where two fleets disagree on it."""
-        found = (self._configs.fleet(loop).site(site) for loop in self._configs.loops())
-        urls = {listed.url.rstrip("/") for listed in found if listed is not None and listed.url}
+        urls = set()
+        for loop in self._configs.loops():
+            with suppress(Refused):  # a fleet that is wrong says nothing, and stops nobody else's
+                listed = self._configs.fleet(loop).site(site)
+                urls |= {listed.url.rstrip("/")} if listed and listed.url else set()
         if not urls:
             raise NotFound(f"no fleet has a url for site {site}", site=site)
         if len(urls) > 1:

@@ -14,9 +14,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triggers.config import check
+from triggers.errors import Refused
+
 if TYPE_CHECKING:
     from cli.host.app import AppError, load
     from cli.host.host import Host, alone
+    from triggers.ports import Configs
+
+log = logging.getLogger("driftloop.host")
 
 __all__ = ["APP", "AppError", "Host", "add_parser", "alone", "load", "run"]
 
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         with alone(Path(composition.setting("DRIFTLOOP_STATE"))):
             composition.ports()
             local = composition.local()
+            _look_through(local.ports.configs)
             settings = {name: composition.setting(name) for name in composition.SETTINGS}
             parts = local.bus, local.topic, local.store, local.clock
             host = Host(app, *parts, settings, subscriptions=wire.SUBSCRIPTIONS)
@@ -68,3 +75,14 @@ def _greet(url: str, login: str) -> None:
     """The login link opens a session for whoever has it: for the person at the terminal, not for a log."""
     if sys.stdout.isatty():
         print(f"page: {url}/   sign in: {login}", flush=True)
+
+
+def _look_through(configs: Configs) -> None:
+    """Say what is wrong with a loop as the host starts, not when its turn comes."""
+    for name in configs.loops():
+        try:
+            problems = [str(p) for p in check(configs.loop(name), configs.fleet(name))]
+        except Refused as e:
+            problems = str(e).splitlines()
+        for problem in problems:
+            log.error("loop %s: %s", name, problem)

@@ -126,12 +126,12 @@ function show() {
   draw("who", session, who);
   document.body.classList.toggle("bare", !current());
   if (!current()) {
-    draw("fleet", "none", () => el("p", { class: "empty" }, "No loop yet. ",
-      el("code", {}, "driftloop new NAME --data FILE"), " writes one from a table of yours."));
+    draw("fleet", loops.unreadable, () => (loops.unreadable.length ? unreadable() : el("p", { class: "empty" }, "No loop yet. ",
+      el("code", {}, "driftloop new NAME --data FILE"), " writes one from a table of yours.")));
     return;
   }
   const about = fleet.loop;
-  draw("notices", [loops.frozen_all, about, fleet.waiting, session], () => notices(about));
+  draw("notices", [loops.frozen_all, loops.unreadable, about, fleet.waiting, session], () => notices(about));
   draw("fleet", [fleet.rings, about.next, about.champion], () => rings(about));
   draw("run-actions", [about.active.length, session, about.frozen], () => (may() && !about.active.length && !about.frozen
     ? el("button", { onclick: retrain, "data-key": "retrain" }, "Retrain now") : []));
@@ -147,9 +147,12 @@ function who() {
   return el("div", { class: "row" }, el("span", { class: "sub" }, `Signed in as ${session.person}`), freeze);
 }
 
+const unreadable = () => loops.unreadable.map((l) => el("p", { class: "note warn" },
+  el("strong", {}, `Nothing is done for ${l.name}: `), l.problem));
+
 function notices(about) {
-  const made = fleet.waiting.map((r) => el("p", { class: "note warn" }, el("strong", {}, "A new model waits for an answer. "),
-    `${r.verdict}. `, el("a", { href: `/api/approvals/${encodeURIComponent(r.id)}` }, "See what is asked")));
+  const made = [...unreadable(), ...fleet.waiting.map((r) => el("p", { class: "note warn" }, el("strong", {}, "A new model waits for an answer. "),
+    `${r.verdict}. `, el("a", { href: `/api/approvals/${encodeURIComponent(r.id)}` }, "See what is asked")))];
   const frozen = loops.frozen_all || about.frozen;
   if (frozen) {
     const button = may() && el("button", { onclick: () => askFreeze("unfreeze"), "data-key": "unfreeze" }, "Unfreeze…");

@@ -1,9 +1,12 @@
-"""A replay that is killed, and started again by the same command, ends as one that was left alone."""
+"""A replay shows what it does and says what it could not; killed, and started again by the same command, it ends as
+one that was left alone."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from cli import inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 DAYS, BEFORE, A_DAY = 60, 30, 60
@@ -53,6 +58,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 at = 1_704_067_200 + day * 86_400 + i * (86_400 // A_DAY)
                 row = f"{plant}-{day}-{i},{at},{plant},{heat[i]:.3f},{load[i]:.3f},{tool[i]},{int(wrong[i])}"
                 lines.append(row)
+    lines += [lines[-1], lines[-2], "x-1,,south,0,0,drill,0"]
     (folder / "rows.csv").write_text("\n".join(lines))
     (folder / "loop.yaml").write_text(LOOP)
     (folder / "fleet.yaml").write_text(FLEET)
@@ -65,11 +71,28 @@ def command(folder: Path, state: Path) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", "cli.main", "replay", *map(str, [*files, *where])]
 
 
-def finished(folder: Path, state: Path) -> dict[str, Any]:
-    done = subprocess.run(command(folder, state), cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+def ended(folder: Path, state: Path, status: int = 0, **environment: str) -> str:
+    """What a replay printed."""
+    env = {**os.environ, **environment}
+    line = command(folder, state)
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", done.stdout + done.stderr)
+
+
+def told_by(state: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(state.with_suffix(".json").read_text())
     return found
+
+
+@pytest.fixture(scope="module")
+def alone(loop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What a replay left alone prints on a terminal, and its summary; beside its loop is one that cannot be read."""
+    state = tmp_path_factory.mktemp("alone") / "state"
+    bad = state / "config" / "bad"
+    bad.mkdir(parents=True)
+    (bad / "loop.yaml").write_text("loop: [")
+    return ended(loop, state, status=1, FORCE_COLOR="1", COLUMNS="150"), told_by(state)
 
 
 def killed(folder: Path, state: Path, after: float) -> None:
@@ -88,12 +111,52 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def test_a_killed_replay_goes_on_and_ends_as_it_would_have(loop: Path, tmp_path: Path) -> None:
-    alone = finished(loop, tmp_path / "alone")
-    assert [run["phase"] for run in alone["runs"]][-1] == "verified", alone["runs"]
-    assert alone["rows"] == (DAYS - BEFORE) * 2 * A_DAY
+def test_on_a_terminal_it_draws_where_it_is(alone: tuple[str, dict[str, Any]]) -> None:
+    drawn, _ = alone
+    assert re.search(r"telemetry\W+[\d,]{5,} rows", drawn)
+    assert re.search(r"check.*(no drift|nothing moved|drift in)", drawn)
+
+
+def test_rows_that_are_left_out_are_counted_by_reason(alone: tuple[str, dict[str, Any]]) -> None:
+    drawn, found = alone
+    last = DAYS - 1
+    again = f"rows whose id came before (south-{last}-{A_DAY - 2}, south-{last}-{A_DAY - 1})"
+    assert found["left_out"] == {"rows without a time": 1, again: 2}
+    assert "left out: 1 rows without a time; 2 rows whose id came before" in drawn
+
+
+def test_a_loop_that_cannot_be_read_stops_no_other_and_the_end_is_red(alone: tuple[str, dict[str, Any]]) -> None:
+    drawn, found = alone
+    checks = found["figures"]["failed"]["check_drift"]
+    assert checks >= DAYS - BEFORE
+    assert found["figures"]["errors"]["check_drift"] == checks
+    assert f"failed for good: check_drift, {checks} times" in drawn
+    assert "done for 1 of 2 loops, not for bad (Wrong: bad/loop.yaml" in drawn.replace("config/", "")
+    assert "Traceback" not in drawn
+
+
+def test_a_state_goes_on_with_what_it_was_begun_with_or_not_at_all(loop: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(loop, other)
+    inputs.keep(tmp_path / "state", inputs.digests(loop / "loop.yaml", loop / "fleet.yaml", loop / "rows.csv"))
+    (other / "train.py").write_text("")
+    with (other / "rows.csv").open("a") as rows:
+        rows.write("\nx-2,2024-02-01,south,0,0,drill,0")
+    said = ended(other, tmp_path / "state", status=2)
+    assert "was begun with another data, train.py; put that back, or begin anew in another folder" in " ".join(
+        said.split()
+    )
+
+
+def test_a_killed_replay_goes_on_and_ends_as_it_would_have(
+    loop: Path, tmp_path: Path, alone: tuple[str, dict[str, Any]]
+) -> None:
+    _, wanted = alone
+    assert [run["phase"] for run in wanted["runs"]][-1] == "verified", wanted["runs"]
+    assert wanted["rows"] == (DAYS - BEFORE) * 2 * A_DAY
     random = np.random.default_rng(int(os.environ.get("KILL_SEED", "1")))
     state = tmp_path / "killed"
     for after in random.uniform(3.0, 13.0, 3):
         killed(loop, state, float(after))
-    assert told(finished(loop, state)) == told(alone)
+    ended(loop, state)
+    assert told(told_by(state)) == told(wanted)

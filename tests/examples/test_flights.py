@@ -170,7 +170,7 @@ def test_the_parquet_table_is_read_back_as_it_was_made(flights: dict[str, Any], 
 
     data = module("data")
     pq.write_table(pa.table({n: data._arrow(n, c) for n, c in flights.items()}), tmp_path / "f.parquet")
-    found, known = tables.read(tmp_path / "f.parquet", LOOP)
+    found, known, _ = tables.read(tmp_path / "f.parquet", LOOP)
     assert found.ids.tolist() == flights["flight"].tolist()
     assert known[0] == flights["arrived"][0]
     np.testing.assert_array_equal(found.label, flights["late"])

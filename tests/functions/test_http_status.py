@@ -28,6 +28,17 @@ def test_loops_say_who_is_champion_what_runs_and_what_is_waited_for(stage: Any, 
     assert (about["next"], about["frozen"], said["frozen_all"]) == ("a person's answer", "", "")
 
 
+def test_a_loop_that_cannot_be_read_is_listed_with_its_problem_and_hides_no_other(stage: Any) -> None:
+    bad = stage.state / "config" / "bad"
+    bad.mkdir()
+    (bad / "loop.yaml").write_text("loop: [")
+    said = stage.get("/api/loops").json()
+    assert [about["name"] for about in said["loops"]] == ["flights"]
+    (unreadable,) = said["unreadable"]
+    assert unreadable["name"] == "bad"
+    assert unreadable["problem"].startswith("config/bad/loop.yaml:2: not YAML")
+
+
 def test_a_fleet_is_shown_by_ring_with_what_each_site_should_and_does_serve(stage: Any) -> None:
     said = stage.get("/api/loops/flights").json()
     assert [(r["name"], [s["name"] for s in r["sites"]]) for r in said["rings"]] == [

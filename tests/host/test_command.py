@@ -36,13 +36,19 @@ def host(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", COMMAND], cwd=folder, env=env, stderr=pipe, text=True)
 
 
-def test_it_serves_the_app_in_this_folder_and_ends_when_told(tmp_path: Path) -> None:
+def test_it_serves_the_app_in_this_folder_says_which_loop_is_wrong_and_ends_when_told(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent / "app", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "state" / "config" / "bad").mkdir(parents=True)
+    (tmp_path / "state" / "config" / "bad" / "loop.yaml").write_text("loop: bad")
     process = host(tmp_path)
     assert process.stderr
     try:
-        said = next(line for line in process.stderr if "listening" in line)
-        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        said = []
+        while "listening" not in (line := process.stderr.readline()):
+            assert line, said
+            said.append(line)
+        assert "loop bad: config/bad/loop.yaml" in "".join(said)
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found
         with urllib.request.urlopen(f"{found[0]}/api/echo/3") as answer:
             assert answer.read() == b"GET 3 {}"

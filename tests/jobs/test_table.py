@@ -25,9 +25,10 @@ def assert_same(found: Table, wanted: Table) -> None:
 
 def test_a_csv_is_read_by_the_names_of_loop_yaml(home: Any, rows: Callable[..., Table]) -> None:
     wanted = rows(50)
-    found, known = tables.read(home.csv(wanted), home.loop())
+    found, known, left_out = tables.read(home.csv(wanted), home.loop())
     assert_same(found, wanted)
     assert (known - found.at).tolist() == [6 * 3600] * 50
+    assert left_out == {}
 
 
 def test_parquet_says_the_same_as_csv(home: Any, rows: Callable[..., Table]) -> None:
@@ -39,11 +40,18 @@ def test_parquet_says_the_same_as_csv(home: Any, rows: Callable[..., Table]) -> 
     assert_same(tables.read(home.folder / "pumps.parquet", home.loop())[0], wanted)
 
 
-def test_rows_without_a_time_or_a_site_are_left_out(home: Any) -> None:
+def test_rows_that_cannot_be_placed_are_left_out_and_counted_by_reason(home: Any) -> None:
     path = home.folder / "t.csv"
-    head = "id,at,plant,failed,pressure,temperature,maker\n"
-    path.write_text(head + "a,,n,1,1,1,x\nb,2024-01-02,,1,1,1,x\nc,2024-01-02T10:00:00Z,n,1,1,1,x\n")
-    assert tables.read(path, home.loop())[0].ids.tolist() == ["c"]
+    rows = ["a,,n,1", "b,2024-01-02,,1", ",2024-01-02,n,1", "c,2024-01-03,n,0", "c,2024-01-02,n,1", "c,2024-01-02,s,1"]
+    path.write_text("id,at,plant,failed,pressure,temperature,maker\n" + "".join(f"{r},1,1,x\n" for r in rows))
+    found, _, left_out = tables.read(path, home.loop())
+    assert list(zip(found.ids, found.site, found.label.tolist(), strict=True)) == [("c", "n", 1.0), ("c", "s", 1.0)]
+    assert left_out == {
+        "rows without a time": 1,
+        "rows without a site": 1,
+        "rows without an id": 1,
+        "rows whose id came before (c)": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _TITLES = {
     413: "Too large",
     415: "Unsupported media type",
     422: "Refused",
-    429: "Too many requests",
+    500: "Not working",
     503: "Try again later",
 }
 
@@ -36,7 +36,7 @@ def data(value: Any, status: int = 200) -> func.HttpResponse:
 
 def problem(status: int, detail: str, headers: Mapping[str, str] = {}) -> func.HttpResponse:
     """What is wrong, as application/problem+json; 503 says when to come again."""
-    more = {"Retry-After": "5"} if status in (429, 503) else {}
+    more = {"Retry-After": "5"} if status == 503 else {}
     body = {"type": "about:blank", "title": _TITLES[status], "status": status, "detail": detail}
     return func.HttpResponse(
         msgspec.json.encode(body),

@@ -29,7 +29,8 @@ def _read(view: Callable[[Ports], object]) -> func.HttpResponse:
     except _BadQuery as problem:
         return answers.problem(400, str(problem))
     except (Refused, Retry, Offline) as problem:
-        return answers.problem(people.reaction(problem), str(problem))
+        status = people.reaction(problem)
+        return answers.problem(500 if status == 409 else status, str(problem))  # what only looks is never in the way
 
 
 def _number(req: func.HttpRequest, name: str, default: int, most: int) -> int:
@@ -109,7 +110,12 @@ def tell_story(req: func.HttpRequest) -> func.HttpResponse:
 @bp.route("health", methods=["GET"])
 def health(req: func.HttpRequest) -> func.HttpResponse:
     """Whether the state can be read."""
-    return _read(lambda ports: {"status": "ok", "now": ports.clock.now(), "loops": len(ports.configs.loops())})
+
+    def ok(ports: Ports) -> dict[str, object]:
+        ports.store.get("driftloop", "freeze/all")
+        return {"status": "ok", "now": ports.clock.now(), "loops": len(ports.configs.loops())}
+
+    return _read(ok)
 
 
 # --- what a person does

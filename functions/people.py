@@ -12,6 +12,7 @@ import msgspec
 from functions import answers, host, pages
 from triggers.errors import DriftloopError, NotFound, Offline, Refused, Retry
 from triggers.ports import Person, Ports
+from triggers.reading import Wrong
 
 bp = func.Blueprint()
 
@@ -88,9 +89,11 @@ def media_type(req: func.HttpRequest) -> str:
 
 
 def reaction(problem: DriftloopError) -> int:
-    """The status that an error asks for."""
+    """The status that an error asks for; a configuration that is wrong is nothing that who asks can mend."""
     if isinstance(problem, NotFound):
         return 404
+    if isinstance(problem, Wrong):
+        return 500
     return 503 if isinstance(problem, Retry | Offline) else 409
 
 

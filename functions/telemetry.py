@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import typing
 from uuid import uuid4
 
@@ -9,15 +10,17 @@ import azure.functions as func
 
 from drift.telemetry import MAX_BYTES
 from functions import answers, host
-from triggers.errors import Retry
+from triggers.errors import Refused, Retry
 from triggers.ports import Message
 
 bp = func.Blueprint()
+log = logging.getLogger("driftloop")
 
 
 @bp.route("telemetry", methods=["POST"])
 def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
-    """One batch in; 202 when it is durable. What is not an envelope is refused; what only we cannot take now is 503."""
+    """One batch in; 202 when it is durable. What is wrong with it is found when it is counted: it is quarantined then,
+    with the reason. What only we cannot take now is 503."""
     payload = req.get_body()
     if len(payload) > MAX_BYTES:
         return answers.problem(413, f"a batch has at most {MAX_BYTES} bytes, not {len(payload)}")
@@ -25,7 +28,7 @@ def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
         return answers.problem(400, "a batch has a body")
     try:
         host.ports().bus.send("telemetry", [Message(id=str(uuid4()), body=payload)])
-    except Retry as later:
+    except (Refused, Retry) as later:  # refused: a setting of ours is wrong, and may be right tomorrow
         return answers.problem(503, str(later))
     return answers.data({"accepted": 1}, status=202)
 
@@ -41,4 +44,5 @@ def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # no
     """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
     from triggers import intake  # numpy comes with it: not at a cold start
 
-    intake.ingest(host.ports(), [m.get_body() for m in messages])
+    for reason in intake.ingest(host.ports(), [m.get_body() for m in messages]).reasons:
+        log.warning("quarantined a batch of %s", reason)

@@ -55,11 +55,12 @@ WORDS = {
     413: "Too large",
     415: "Another content type is expected",
     422: "The reason is missing or too long",
-    429: "Too many requests: see Retry-After",
+    429: "Too many requests at once for the Functions host",
+    500: "Not working: a setting, a configuration or what is stored is wrong",
     503: "Not now: see Retry-After",
 }
-MAY_FAIL = (404, 409, 503)
-OPERATING = (400, 401, 403, 404, 409, 415, 422, 503)
+MAY_FAIL = (404, 500, 503)
+OPERATING = (400, 401, 403, 404, 409, 415, 422, 500, 503)
 _LOOP = {"name": "loop", "in": "path", "required": True, "schema": {"type": "string"}}
 _RUN = {"name": "run", "in": "path", "required": True, "schema": {"type": "string"}}
 
@@ -123,7 +124,7 @@ def _telemetry() -> dict[str, Any]:
         "post": {
             "summary": "One batch of telemetry; it is durable when it is acknowledged, and counted once",
             "requestBody": {"required": True, "content": body},
-            "responses": {"202": _json("Durable", accepted), **_problems(400, 401, 413, 429, 503)},
+            "responses": {"202": _json("Durable", accepted), **_problems(400, 413, 429, 503)},
         }
     }
 
@@ -148,7 +149,7 @@ def _approvals() -> dict[str, Any]:
                 "200": _json("Counted (where JSON was sent)", _ref("Answered")),
                 "303": {"description": "Counted: back to the page"},
                 **_problems(415),
-                **{str(s): _either(WORDS[s]) for s in (400, 401, 403, 404, 409, 422, 503)},
+                **{str(s): _either(WORDS[s]) for s in (400, 401, 403, 404, 409, 422, 500, 503)},
             },
         },
     }
@@ -161,7 +162,7 @@ def _either(description: str) -> dict[str, Any]:
 def paths() -> dict[str, Any]:
     """Every route and method of the app."""
     page = _approvals()
-    page["get"]["responses"] |= {str(s): _html(WORDS[s]) for s in (401, 404, 409, 503)}
+    page["get"]["responses"] |= {str(s): _html(WORDS[s]) for s in (401, 404, 409, 500, 503)}
     ok = {
         "type": "object",
         "required": ["status", "now", "loops"],
@@ -181,7 +182,7 @@ def paths() -> dict[str, Any]:
         "/api/telemetry": _telemetry(),
         "/api/login": login,
         "/api/session": _get("Who is signed in", _json("Who is signed in", _ref("Session"))),
-        "/api/health": _get("Whether the state can be read", _json("It can", ok), 503),
+        "/api/health": _get("Whether the state can be read", _json("It can", ok), 500, 503),
         "/api/loops": _view("Every loop at a glance", "Loops"),
         "/api/loops/{loop}": _view("One loop: fleet, last decision, detectors", "FleetView", _LOOP),
         "/api/loops/{loop}/drift": _view(

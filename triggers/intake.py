@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,13 +43,17 @@ _NOWHERE = "driftloop"
 
 @dataclass
 class Intake:
-    """What became of some payloads. `rows` are those counted into windows."""
+    """What became of some payloads. `rows` are those counted into windows; `reasons` is a line for each quarantined."""
 
     accepted: int = 0
     duplicate: int = 0
-    quarantined: int = 0
     rows: int = 0
     refused_rows: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def quarantined(self) -> int:
+        return len(self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,7 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
             _admit(ports, payload, header, loop, fleet, late=backfill, verify=verify)
             batch = envelope.decode(payload, schema)
         except (_Bad, envelope.BadBatch, Refused) as problem:
-            _quarantine(ports, payload, header, str(problem))
-            done.quarantined += 1
+            done.reasons.append(_quarantine(ports, payload, header, str(problem)))
             continue
         arrival = _Arrival(payload, codec.digest(payload), batch)
         by_site.setdefault((batch.loop, batch.site), []).append(arrival)
@@ -138,7 +141,8 @@ def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -
         raise _Bad(f"signature is not by key {key.id!r} of {site.name}")
 
 
-def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, reason: str) -> None:
+def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, reason: str) -> str:
+    """Keep the bytes and the reason; returns a line for a log."""
     known = header is not None and header.loop in ports.configs.loops()
     loop = header.loop if header and known else _NOWHERE
     digest = codec.digest(payload)
@@ -152,6 +156,7 @@ def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, re
     )
     ports.blobs.put(found.blob, payload)
     ports.store.commit(loop, [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
+    return f"{found.loop}/{found.site} {found.batch!r} ({len(payload)} bytes, {digest[:12]}): {reason}"
 
 
 def _fold(
@@ -164,15 +169,15 @@ def _fold(
             folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most], backfill))  # noqa: B023 (called at once)
         except _Unstorable as problem:
             if most == 1:
-                _quarantine(ports, arrivals[i].payload, envelope.peek(arrivals[i].payload), str(problem))
-                done.quarantined += 1
+                bad = arrivals[i].payload
+                done.reasons.append(_quarantine(ports, bad, envelope.peek(bad), str(problem)))
                 i += 1
             most = 1  # one by one, to find whose fault it is
             continue
         i += folder.taken
         done.accepted += folder.counted.accepted
         done.duplicate += folder.counted.duplicate
-        done.quarantined += folder.counted.quarantined
+        done.reasons += folder.counted.reasons
         done.rows += folder.counted.rows
         done.refused_rows += folder.counted.refused_rows
         _speak(ports, loop, site, folder)
@@ -373,8 +378,8 @@ class _Folder:
             self._add(candidate, start, delta)
 
     def _refuse(self, arrival: _Arrival, reason: str) -> None:
-        _quarantine(self.ports, arrival.payload, envelope.peek(arrival.payload), reason)
-        self.counted.quarantined += 1
+        said = _quarantine(self.ports, arrival.payload, envelope.peek(arrival.payload), reason)
+        self.counted.reasons.append(said)
 
     def _refused_rows(self, arrival: _Arrival, refused: Sequence[Refusal]) -> None:
         batch = arrival.batch

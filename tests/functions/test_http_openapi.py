@@ -12,6 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from functions import host as root
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "functions" / "web" / "openapi.json"
 DOCUMENT = json.loads(FILE.read_text())
@@ -68,6 +70,28 @@ def test_what_is_not_there_is_answered_as_the_document_says(stage: Any) -> None:
         got = stage.get(path.format(run="flights.2013-01-01.77", loop="nothing", file="x", name="evidently/x.html"))
         assert got.status == 404, path
         _as_said(path, "get", got)
+
+
+def test_a_broken_configuration_is_500_as_the_document_says_and_shows_no_folder(empty: Any) -> None:
+    folder = empty.local.state / "config" / "flights"
+    folder.mkdir(parents=True)
+    (folder / "loop.yaml").write_text("loop: [")
+    for path in ("/api/loops/{loop}", "/api/loops/{loop}/drift", "/api/loops/{loop}/runs"):
+        got = empty.get(path.format(**VALUES))
+        assert (got.status, got.json()["title"]) == (500, "Not working")
+        assert str(empty.local.state) not in got.text
+        _as_said(path, "get", got)
+
+
+def test_a_wrong_setting_is_said_as_the_document_says(empty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIFTLOOP_PROFILE", "xx")
+    root.ports.cache_clear()
+    for method, path, status in (("get", "/api/health", 500), ("post", "/api/telemetry", 503)):
+        got = empty.ask(method.upper(), path, b"{}" if method == "post" else b"")
+        assert got.status == status
+        _as_said(path, method, got)
+    monkeypatch.undo()
+    root.ports.cache_clear()
 
 
 @pytest.mark.parametrize("signed_in", [True, False])

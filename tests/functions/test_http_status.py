@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_quarantine_says_why(stage: Any) -> None:
     said = stage.get("/api/loops/flights/quarantine").json()
     assert said["total"] == 1
     assert said["quarantined"][0]["reason"].startswith("not JSON")
+
+
+def test_what_is_not_an_envelope_is_taken_then_quarantined_and_logged(
+    stage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "driftloop"):
+        assert stage.ask("POST", "/api/telemetry", b"garbage").status == 202
+        stage.host.pump()
+    (said,) = stage.get("/api/loops/flights/quarantine").json()["quarantined"]
+    assert said["reason"].startswith("not JSON")
+    assert f"quarantined a batch of / '' (7 bytes, {said['blob'][-64:][:12]}): not JSON" in caplog.text
 
 
 def test_a_report_runs_its_scripts_in_a_sandbox_without_our_cookies(stage: Any) -> None:

@@ -118,7 +118,7 @@ def test_duplicates_conflicts_and_any_order_equal_a_serial_oracle(
             part = intake.ingest(world.ports, payloads[i : i + at_once])
             done.accepted += part.accepted
             done.duplicate += part.duplicate
-            done.quarantined += part.quarantined
+            done.reasons += part.reasons
             done.rows += part.rows
         found = {w.start: w for w in world.windows("a")}
         assert found.keys() == expected.keys()

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ import numpy as np
 import yaml
 
 from cli import inputs, summary, tables
+from cli.meter import Meter
 from drift.envelope import iso
 from triggers import sites
 from triggers.config import Fleet, Loop, Site, duration, parse_fleet, parse_loop
@@ -508,46 +509,6 @@ class _Hidden(HTMLParser):
         said = dict(attrs)
         if tag == "input" and said.get("type") == "hidden" and said.get("name"):
             self.found[str(said["name"])] = said.get("value") or ""
-
-
-class Meter:
-    """What a replay costs: seconds by function, how often each raised, and the most memory that all its processes held
-    at once."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.errors: Counter[str] = Counter()
-        self.peak_mb = 0.0
-        threading.Thread(target=self._watch, name="meter", daemon=True).start()
-
-    def invoked(self, name: str, seconds: float, error: Exception | None) -> None:
-        self.seconds[name] += seconds
-        self.errors[name] += error is not None
-
-    def _watch(self) -> None:
-        while True:
-            self.peak_mb = max(self.peak_mb, sum(map(memory_mb, family(os.getpid()))))
-            time.sleep(0.25)
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it started (Linux; elsewhere itself alone)."""
-    found = [pid]
-    for one in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def memory_mb(pid: int) -> float:
-    """What a process holds for itself, with its share of what it holds with others (Linux: PSS; elsewhere 0)."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def run_job(folder: Path, spec: Mapping[str, Any]) -> None:

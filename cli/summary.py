@@ -57,16 +57,16 @@ def make(replay: Replay) -> dict[str, Any]:
 
 
 def figures(replay: Replay) -> dict[str, Any]:
-    """Of this process since it began: wall seconds, memory of all processes together, rows folded per second; how often
-    each function raised, and what failed for good (see Replay.failed)."""
+    """Of this process since it began: wall seconds, memory of all processes together, rows per second in which telemetry
+    was accepted or folded; how often each function raised, and what failed for good (see Replay.failed)."""
     meter = replay.meter
-    folding = meter.seconds["fold_telemetry"] + meter.seconds["accept_telemetry"]
+    folding = meter.seconds("accept_telemetry", "fold_telemetry")
     folded = sum(s.rows for s in sites.states(replay.local.ports, replay.loop.loop).values()) - replay.rows_before
     return {
         "seconds": round(time.monotonic() - meter.began, 1),
         "peak_mb": round(meter.peak_mb),
         "rows_per_second": round(folded / folding) if folding else 0,
-        "seconds_by_function": {k: round(v, 2) for k, v in sorted(meter.seconds.items())},
+        "seconds_by_function": {name: round(meter.seconds(name), 2) for name in meter.names},
         "errors": {k: n for k, n in sorted(meter.errors.items()) if n},
         "failed": replay.failed(),
     }

@@ -57,8 +57,8 @@ def make(replay: Replay) -> dict[str, Any]:
 
 
 def figures(replay: Replay) -> dict[str, Any]:
-    """Of this process since it began: wall seconds, memory of all processes together, rows per second in which telemetry
-    was accepted or folded; how often each function raised, and what failed for good (see Replay.failed)."""
+    """Of this process since it began: wall seconds, memory of all processes together, rows per second in which batches
+    were accepted or folded; how often each function raised, and what failed for good (see Replay.failed)."""
     meter = replay.meter
     folding = meter.seconds("accept_telemetry", "fold_telemetry")
     folded = sum(s.rows for s in sites.states(replay.local.ports, replay.loop.loop).values()) - replay.rows_before

@@ -54,6 +54,9 @@ _CAP = 3.0
 RECENT = 3
 """Where the fading mean is among a state's scores."""
 
+ENDS = 0.5
+"""An alarm lasts until the evidence is below so much of the limit."""
+
 _BEYOND_ALARM = 1.0
 """One detector's logarithm goes no further than this beyond what would be an alarm by itself, so that it can end."""
 
@@ -338,7 +341,7 @@ class Detector:
         below half the limit; then all evidence begins anew, as the promise has it."""
         evidence, weights = self.evidence(state)
         value = float((evidence * weights).sum())
-        if value >= limit or (state.alarm and value >= limit / 2):
+        if value >= limit or (state.alarm and value >= limit * ENDS):
             return replace(state, alarm=True), evidence, weights
         if state.alarm:
             return replace(state, alarm=False, evidence=np.zeros_like(state.evidence)), evidence, weights
@@ -387,9 +390,9 @@ def _whitened(scores: F64, period: NDArray[np.int64], site: NDArray[np.int64], l
 
 
 def named(evidence: F64, weights: F64, limit: float) -> NDArray[np.bool_]:
-    """Which streams an alarm is about: e-BH on evidence / limit, and those that carry a tenth of the alarm."""
+    """Which streams an alarm is about: e-BH on evidence / limit, and those that carry a tenth of the alarm, or most."""
     part = evidence * weights
-    heavy = part >= 0.1 * part.sum()
+    heavy = part >= min(0.1 * part.sum(), part.max())
     e = np.where(weights > 0, evidence / limit, 0.0).ravel()
     order = np.sort(e)[::-1]
     streams = max(int(np.count_nonzero(weights)), 1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from drift import performance
 from drift.bins import EXTRA, MISSING, UNSEEN
 from drift.compare import NAMES, by_group, compare, usual
-from drift.detectors import RECENT, State, detector, named
+from drift.detectors import ENDS, RECENT, State, detector, named
 from drift.performance import Outcomes
 from drift.reference import GROUPS, Reference
 from drift.sketch import OtherReference
@@ -278,29 +278,43 @@ def _statistical(
         what = ", ".join(features[:5]) or kind
         reason = (
             f"{kind} drift in {what} ({', '.join(aspects)}) at {_places(scope, sites, cohorts, state.sites)}: "
-            f"evidence {value:.3g} >= {limit:.3g} (one false alarm in {limit:.0f} windows)"
+            f"{_held(value, limit)} (one false alarm in {limit:.0f} windows)"
         )
         made.append(Finding(kind, True, scope, sites, features, value, limit, reason, cohorts))
     return tuple(made)
 
 
+def _held(value: float, limit: float) -> str:
+    """An alarm's evidence against its limit; an alarm that has begun lasts until half of it.
+
+    >>> _held(7.5, 12.9)
+    'evidence 7.5, alarm since it passed 12.9 (ends below 6.45)'
+    """
+    if value >= limit:
+        return f"evidence {value:.3g} >= {limit:.3g}"
+    return f"evidence {value:.3g}, alarm since it passed {limit:.3g} (ends below {limit * ENDS:.3g})"
+
+
 def _moved(state: State, hit: NDArray[np.bool_], part: NDArray[np.float64], layout: Layout) -> tuple[str, ...]:
-    """The sites that moved: named by their own evidence; and where the fleet's mean says more than they do, those that
-    lean its way. Of many sites half lean either way by chance, so as many are taken off as lean against,
-    and as many again as chance alone may add."""
+    """The sites that moved, at least one: named by their own evidence; and where the fleet's mean says more than they
+    do, those that lean its way. Of many sites half lean either way by chance, so as many are taken off as lean
+    against, and as many again as chance alone may add; where that leaves none, the one that leans most."""
+    leaning = state.scores[RECENT, 1:] * np.where(state.scores[RECENT, 0] < 0, -1, 1)
     moved = set(np.flatnonzero(hit[1:].any(axis=1)).tolist())
     columns = np.array([layout.column(s) for s in range(layout.streams)])
     for stream in np.flatnonzero(hit[0]).tolist():
         same = columns == columns[stream]
         if (part[1:, same] * hit[1:, same]).sum() > part[0, same].sum():
             continue
-        recent = state.scores[RECENT, 1:, stream] * (np.sign(state.scores[RECENT, 0, stream]) or 1)
+        recent = leaning[:, stream]
         order = np.argsort(-recent, kind="stable")
         if len(recent) >= _SMALL_FLEET:
             count = np.count_nonzero(recent > 0) - np.count_nonzero(recent < 0) - np.sqrt(len(recent))
             moved.update(order[: max(int(count), 0)].tolist())
         else:
             moved.update(order[recent[order] >= max(recent.max() / 2, 1)].tolist())
+    if not moved:
+        moved.add(int(leaning[:, np.where(hit[0], part[0], -1.0).argmax()].argmax()))
     return tuple(sorted(state.sites[i] for i in moved))
 
 

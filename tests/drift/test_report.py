@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drift.detectors import State, detector
 from drift.performance import Predictions
@@ -300,3 +302,21 @@ def test_ordinary_scores_are_standard_and_ordinary_evidence_stays_near_one_a_win
     normal = detector(REFERENCE).site_tails[0](np.random.default_rng(0).normal(size=100_000).astype(np.float32))
     for size in (0.7, 1.8, 4.0):
         assert float(np.exp(size * normal - size**2 / 2).mean()) < 1.1
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 9]))
+@settings(max_examples=60, deadline=None)
+def test_a_statistical_finding_names_a_site_and_its_reason_is_true(seed: int, sites: int) -> None:
+    random = np.random.default_rng(seed)
+    state = State.new(REFERENCE).joined([f"s{i}" for i in range(sites)])
+    evidence, scores = state.evidence.copy(), random.normal(0, 64, state.scores.shape).astype(np.int32)
+    rows = 0 if random.random() < 0.5 else random.integers(0, sites + 1, 40)
+    evidence[rows, random.integers(0, evidence.shape[1], 40), random.integers(0, 6, 40)] = random.integers(80, 110)
+    state = replace(state, evidence=evidence, scores=scores, alarm=True)
+    report, after = assess(REFERENCE, [], state, LIMITS)
+    found = [f for f in report.findings if f.statistical]
+    assert bool(found) == after.alarm
+    for finding in found:
+        assert finding.sites
+        passed = finding.value >= finding.limit
+        assert ((">= 90" in finding.reason), ("alarm since it passed 90" in finding.reason)) == (passed, not passed)

@@ -154,7 +154,9 @@ def _start_wave(run: Run, event: on.Event, wave: int, because: str) -> Step:
     limits = run.limits.rollout
     last = event.at + duration(limits.soak) + duration(limits.deadline)
     deadline = do.SetDeadline(phase=f"{Phase.ROLLING_OUT}/{wave}", at=last)
-    return _to(Phase.ROLLING_OUT, run, event, because, deploy, deadline, wave=wave, times=times)
+    title = f"{run.loop}: wave {wave + 1} of {len(run.waves)} begins"
+    told = do.Announce(kind="progress", title=title, text=because)
+    return _to(Phase.ROLLING_OUT, run, event, because, deploy, deadline, told, wave=wave, times=times)
 
 
 def _wave_reported(run: Run, event: on.WaveReported) -> Step:

@@ -13,8 +13,10 @@ from adapters.azure.people import EasyAuthPeople
 from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
+from adapters.azure.teams import Everywhere, TeamsNotifier
 from adapters.azure.workspace import Workspace
 from adapters.local.clock import SystemClock
+from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
 from triggers.errors import Refused
@@ -35,9 +37,10 @@ class Azure:
         self.files = BlobStore(settings, self.identity, lambda: settings.config)
         self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys))
         self.workspace = Workspace(lambda: settings.workspace, self.identity)
+        store = TableStore(settings, self.identity)
         configs, signatures, clock = BlobConfigs(self.files), Ed25519(), SystemClock()
         self.ports = Ports(
-            store=TableStore(settings, self.identity),
+            store=store,
             blobs=self.blobs,
             bus=ServiceBusBus(settings, self.identity, self.blobs, clock),
             topic=_Missing("events", "EventGrid__topicEndpointUri"),
@@ -54,7 +57,7 @@ class Azure:
                 compute=lambda: settings.compute,
             ),
             executor=HttpExecutor(configs),
-            notifier=_Missing("cards", "TeamsWorkflowUrl"),
+            notifier=Everywhere(TeamsNotifier(settings), StoreNotifier(store, clock)),
             signatures=signatures,
             people=EasyAuthPeople(settings, lambda: self.keys.forms),
             clock=clock,

@@ -61,6 +61,19 @@ def words(value: str) -> frozenset[str]:
     return frozenset(word.strip() for word in value.split(",") if word.strip())
 
 
+def workflow(value: str) -> str:
+    """The URL of a Teams workflow; its query holds the secret."""
+    parts = urlsplit(value)
+    if (parts.hostname or "").endswith("webhook.office.com"):
+        raise ValueError(
+            "the URL of a workflow but of an Office 365 connector: those are retired, and cards sent there are lost; "
+            "make a workflow `Post to a channel when a webhook request is received` in Teams"
+        )
+    if parts.scheme != "https" or not parts.hostname:
+        raise ValueError("an https:// address")
+    return value
+
+
 class WorkspaceId(NamedTuple):
     subscription: str
     group: str
@@ -181,6 +194,15 @@ class Settings:
     runs_queue = Setting("RunsQueue", "the queue of run events, with sessions", text, "runs")
     effects_queue = Setting("EffectsQueue", "the queue of effects", text, "effects")
     deployments_queue = Setting("DeploymentsQueue", "the queue of deployments, with sessions", text, "deployments")
+    teams = Setting(
+        "TeamsWorkflowUrl",
+        "the workflow that posts cards to a Teams channel; empty: only the dashboard shows them",
+        workflow,
+        "",
+        secret=True,
+    )
+    public_url = Setting("PublicUrl", "where people reach the app, in the links of cards", https, "")
+    host_name = Setting("WEBSITE_HOSTNAME", "App Service says here what the app is called", text, "localhost")
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
     )
@@ -193,6 +215,11 @@ class Settings:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
+
+    @property
+    def origin(self) -> str:
+        """Where people reach the app."""
+        return self.public_url or f"https://{self.host_name}"
 
 
 def table_of_settings() -> list[Setting[Any]]:

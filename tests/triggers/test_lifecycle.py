@@ -280,7 +280,8 @@ def the_first_wave(run: Run, why: str) -> Step:
         run, phase=Phase.ROLLING_OUT, because=why, approved_by="ann", plan="p1", waves=waves, times=times, seen={"e"}
     )
     deadline = do.SetDeadline(phase="rolling-out/0", at=NOW + 4 * DAY)
-    return Step(replace(moved, seen=frozenset({"e"})), (do.DeployWave(wave=0, candidate=NEW), deadline))
+    told = do.Announce(kind="progress", title="line: wave 1 of 2 begins", text=why)
+    return Step(replace(moved, seen=frozenset({"e"})), (do.DeployWave(wave=0, candidate=NEW), deadline, told))
 
 
 def test_an_approval_starts_the_first_wave() -> None:
@@ -313,6 +314,7 @@ def test_a_verified_wave_starts_the_next_one_and_forgets_its_own_reports() -> No
     assert step.effects == (
         do.DeployWave(wave=1, candidate=NEW),
         do.SetDeadline(phase="rolling-out/1", at=NOW + 4 * DAY),
+        do.Announce(kind="progress", title="line: wave 2 of 2 begins", text=step.run.because),
     )
 
 

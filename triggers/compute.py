@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
-
-import msgspec
 
 from triggers.config import Fleet, InstanceType, Loop, Site, duration
 
@@ -14,7 +13,8 @@ _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Choice:
     """`where` is empty where there is no place to train at all. At the edge, `site` is the one that trains."""
 
     where: Literal["cloud", "edge", ""]

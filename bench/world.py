@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,19 @@ from drift.streams import Model, model
 from drift.telemetry import Feature, Rows, Schema
 
 DAY = 86_400
+KINDS = ("a", "b", "c", "d", "e", "new")
+"""Values of a category, by code; the last one comes only by a change."""
+
+_CUTS = np.array([-1.0, 0.0, 0.8, 1.8])
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 """(values [rows, features], site of each row, generator) -> changed values; NaN is missing."""
 
 
 @dataclass
 class World:
-    """`common` and `own`: standard deviation of the days' effects that all sites share and of each site's own, in
-    standard deviations of a feature; `memory`: their autocorrelation from day to day."""
+    """The last `categories` features are categories, their values the codes of KINDS. `common` and `own`: standard
+    deviation of the days' effects that all sites share and of each site's own, in standard deviations of a feature;
+    `memory`: their autocorrelation from day to day."""
 
     seed: int
     sites: int = 100
@@ -30,11 +36,14 @@ class World:
     own: float = 0.06
     memory: float = 0.0
     season: float = 0.1
+    categories: int = 0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         r, s, f = self.rng, self.sites, self.features
-        self.schema = Schema("1", tuple(Feature(f"f{i}") for i in range(f)))
+        self.schema = Schema(
+            "1", tuple(Feature(f"f{i}", "number" if i < f - self.categories else "category") for i in range(f))
+        )
         self.level = r.normal(0, 0.3, (s, f))
         self.week = r.normal(0, self.season, (7, s, f)) * 0.5 + r.normal(0, self.season, (7, 1, f))
         self.traffic = r.lognormal(0, 0.5, s)
@@ -53,6 +62,8 @@ class World:
         x = r.standard_normal((len(site), f), dtype=np.float32)
         x += r.standard_normal((len(site), 3), dtype=np.float32) @ self.load.astype(np.float32)
         x += (self.level + self.week[t % 7] + self.together + self.apart)[site].astype(np.float32)
+        for i in range(f - self.categories, f):
+            x[:, i] = np.searchsorted(_CUTS, x[:, i])
         if change is not None:
             x = change(x, site, r)
         score = 1 / (1 + np.exp(-(np.nan_to_num(x) @ self.weight) - 0.2))
@@ -67,46 +78,61 @@ class World:
         parts = [self.day(t) for t in range(days)]
         x, site, score, label = (np.concatenate([p[i] for p in parts]) for i in range(4))
         at = np.repeat(np.arange(days) * DAY, [len(p[1]) for p in parts])
-        columns = {f"f{i}": x[:, i].astype(float) for i in range(self.features)}
+        columns = {f.name: values(f, x[:, i]) for i, f in enumerate(self.schema.features)}
         rows = Rows(range(len(at)), at, score.astype(float), columns)  # type: ignore[arg-type]
         return Reference.build(self.schema, rows, label, [f"s{i:04d}" for i in site.tolist()], bins=bins)
 
 
-class Watch:
-    """A world's days through the detectors, by group counts: the same arithmetic as `assess`, without its words."""
+def values(feature: Feature, x: np.ndarray) -> Any:
+    """A column as in telemetry.Rows."""
+    if feature.kind == "number":
+        return x.astype(float)
+    return [None if code != code else KINDS[int(code)] for code in x.tolist()]
 
-    def __init__(self, world: World, days: int, limit: float, reference: Reference | None = None) -> None:
-        self.world, self.limit, self.t = world, limit, days
+
+class Watch:
+    """A world's days through the detectors, for one or more limits, by group counts: the same arithmetic as `assess`,
+    without its words."""
+
+    def __init__(self, world: World, days: int, limits: Sequence[float], reference: Reference | None = None) -> None:
+        self.world, self.limits, self.t = world, limits, days
         self.reference = reference or world.reference(days)
         self.model: Model = model.__wrapped__(self.reference)
         self.detector: Detector = detector.__wrapped__(self.reference)
-        self.state = State.new(self.reference)
-        self.alarm = False
+        self.states = [State.new(self.reference) for _ in limits]
+        self.tables = [self._table(i) for i in range(world.features + 1)]
+
+    def _table(self, i: int) -> np.ndarray | None:
+        """The group of each code of a category, and last that of none."""
+        column = self.reference.columns[i]
+        if column.kind == "number":
+            return None
+        return self.reference.groupings[i][column.slots([*KINDS, None], self.reference.width)]
+
+    def group(self, i: int, x: np.ndarray) -> np.ndarray:
+        """The group of each value of a column."""
+        if (table := self.tables[i]) is not None:
+            return table[np.where(np.isnan(x), len(KINDS), x).astype(int)]
+        return self.reference.groupings[i][self.reference.columns[i].slots(x, self.reference.width)]
 
     def groups(self, x: np.ndarray, site: np.ndarray, score: np.ndarray, label: np.ndarray) -> tuple:
         s, c = self.world.sites, self.world.features + 1
         counts = np.zeros((s, c, GROUPS))
         for i in range(c):
-            column = self.reference.columns[i]
-            slot = column.slots(x[:, i] if i < c - 1 else score, self.reference.width)
-            group = self.reference.groupings[i][slot]
+            group = self.group(i, x[:, i] if i < c - 1 else score)
             counts[:, i] = np.bincount(site * GROUPS + group, minlength=s * GROUPS).reshape(s, GROUPS)
         outcome = np.bincount((site * GROUPS + group) * 2 + (label > 0.5), minlength=s * GROUPS * 2)
         return counts.astype(np.float32), outcome.reshape(s, GROUPS, 2).astype(float)
 
-    def step_with(self, peers: object, change: Change | None = None) -> dict[str, float]:
-        """One more day, and what `peers.day` makes of the same rows."""
-        day = self.world.day(self.t, change)
-        self.step(day=day)
-        return peers.day(day[0], day[1])  # type: ignore[attr-defined,no-any-return]
-
-    def step(self, change: Change | None = None, day: tuple | None = None) -> float:
-        """The evidence after one more day."""
+    def step(self, change: Change | None = None, day: tuple | None = None) -> list[bool]:
+        """One more day; which limits ring that did not ring the day before."""
         groups, outcomes = self.groups(*(day or self.world.day(self.t, change)))
         sums = self.model.sums(groups, outcomes, np.zeros((self.world.sites, 4)))
         scored = self.model.scores(sums, self.reference.sites, self.t)
-        self.last = scored[0]
-        self.state = self.detector.step(self.state, self.reference.sites, scored, self.t, self.limit)
+        rung = []
+        for i, (state, limit) in enumerate(zip(self.states, self.limits, strict=True)):
+            after = self.detector.step(state, self.reference.sites, scored, self.t, limit)
+            self.states[i] = self.detector.judged(after, limit)[0]
+            rung.append(self.states[i].alarm and not state.alarm)
         self.t += 1
-        self.state, evidence, weights = self.detector.judged(self.state, self.limit)
-        return float((evidence * weights).sum())
+        return rung

@@ -19,7 +19,7 @@ OTHER, UNSEEN, MISSING = -3, -2, -1
 no value."""
 
 EXTRA = 3
-BLOCK = 16_384
+BLOCK = 32_768
 TAIL_STEPS = 1024
 """How far values lie beyond the training range is summed in 1/1024 of the column's scale, so that it adds exactly."""
 
@@ -30,21 +30,21 @@ _KNOWN = 10_000
 
 
 class Grid:
-    """Finds the bin of each value: a uniform grid gives a first guess at or below it, and the edges make it exact.
+    """Finds the bin of each value: a grid gives a first guess at or below it, and the edges make it exact.
 
     `edges` are ascending, [k]; value x is in bin i where edges[i-1] <= x < edges[i]: k + 1 bins, the outer two open.
     """
 
-    __slots__ = ("cells", "edges", "first", "low", "scale", "start", "steps")
+    __slots__ = ("cells", "edges", "firsts", "start", "steps")
 
     def __init__(self, edges: NDArray[np.float64]) -> None:
-        self.low, self.scale, self.cells, need = _best_grid(edges)
-        self.steps = tuple(1 << b for b in reversed(range(need)))
-        cell = _cells(edges, self.low, self.scale, self.cells)
-        start = np.searchsorted(cell, np.arange(self.cells))
+        self.cells, most = _best_cells(edges)
+        start = np.searchsorted(self.cells.of(edges), np.arange(self.cells.number))
         self.start = start.astype(np.uint8 if len(edges) < 256 else np.intp)
-        self.edges = np.concatenate((edges, np.full(2 << need, np.nan)))
-        self.first = self.edges[start]
+        few = most <= _SIDE_BY_SIDE
+        self.steps = () if few else tuple(1 << b for b in reversed(range(most.bit_length())))
+        self.edges = np.concatenate((edges, np.full(2 << most.bit_length(), np.nan)))
+        self.firsts = tuple(self.edges[start + i] for i in range(most)) if few else ()
 
     def find(self, x: NDArray[np.float64]) -> NDArray[Any]:
         """The bin of each value, as uint8 for fewer than 256 edges; NaN goes to bin 0.
@@ -52,44 +52,94 @@ class Grid:
         >>> Grid(np.array([1.0, 2.0, 2.5])).find(np.array([0.0, 1.0, 2.2, 9.0, np.nan])).tolist()
         [0, 1, 2, 3, 0]
         """
-        cell = _cells(x, self.low, self.scale, self.cells)
+        cell = self.cells.of(x)
         found: NDArray[Any] = self.start.take(cell)
-        if self.steps == (1,):
-            return np.asarray(np.add(found, (x >= self.first.take(cell)).view(np.uint8), out=found))
+        for first in self.firsts:  # the next edge may lie in a later cell: then no value of this one reaches it
+            np.add(found, (x >= first.take(cell)).view(np.uint8), out=found)
         for step in self.steps:
             above = x >= self.edges.take(found.astype(np.intp) + (step - 1))
             np.add(found, above.view(np.uint8) * np.uint8(step), out=found)
         return found
 
 
-def _cells(x: NDArray[np.float64], low: float, scale: float, cells: int) -> NDArray[np.intp]:
-    """The grid cell of each value, by arithmetic that is monotone in x: the same for edges and values."""
-    if scale == 0.0:
-        return np.zeros(len(x), np.intp)
-    with np.errstate(over="ignore", invalid="ignore"):
-        place = x - low
-        place *= scale
-    np.clip(place, 0.0, cells - 1.0, out=place)
-    if np.isnan(place.sum()):
-        place[np.isnan(place)] = 0.0
-    return place.astype(np.intp)
+_SIDE_BY_SIDE = 3
+"""So many edges in a cell are looked at one by one; of more, halves are taken."""
 
 
-def _best_grid(edges: NDArray[np.float64]) -> tuple[float, float, int, int]:
-    """(low, scale, cells, narrowing steps) of the smallest grid with the fewest steps; far tails may share a cell."""
-    best = (0.0, 0.0, 1, len(edges).bit_length())
+@dataclass(frozen=True, slots=True)
+class _Even:
+    """Cells of one width from `low` on, `scale` to the unit: the same arithmetic for edges as for values."""
+
+    low: float
+    scale: float
+    number: int
+
+    def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The cell of each value, 0 for NaN."""
+        if self.scale == 0.0:
+            return np.zeros(len(x), np.intp)
+        with np.errstate(over="ignore", invalid="ignore"):
+            place = x - self.low
+            place *= self.scale
+        np.fmax(place, 0.0, out=place)
+        np.fmin(place, self.number - 1.0, out=place)
+        return place.astype(np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class _Octaves:
+    """Cells of one width in the exponent and the first bits of the mantissa, for each sign: for heavy tails. Magnitudes
+    below `low` share the innermost cell."""
+
+    shift: int
+    low: int
+    half: int
+
+    @property
+    def number(self) -> int:
+        return 2 * self.half
+
+    def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The cell of each value, 0 for NaN."""
+        bits = (x + 0.0).view(np.int64)  # -0.0 is 0.0
+        cell = bits & _MAGNITUDE
+        nan = cell > _INFINITE if cell.max(initial=0) > _INFINITE else None
+        cell >>= np.int64(self.shift)
+        cell -= np.int64(self.low)
+        np.clip(cell, 0, self.half - 1, out=cell)
+        bits >>= np.int64(63)
+        cell ^= bits
+        cell += np.int64(self.half)
+        if nan is not None:
+            cell[nan] = 0
+        return cell.astype(np.intp, copy=False)
+
+
+_MAGNITUDE, _INFINITE = np.int64(2**63 - 1), np.int64(0x7FF << 52)
+
+
+def _best_cells(edges: NDArray[np.float64]) -> tuple[_Even | _Octaves, int]:
+    """(the smallest cells with the fewest edges in one, so many); far tails may share a cell."""
+    made: list[_Even | _Octaves] = []
     for trim in (0, 2, 4):
         core = edges[trim : len(edges) - trim]
         if len(core) < 2 or not 0.0 < float(core[-1]) - float(core[0]) < 1e300:
             continue
-        for cells in (1024, 4096, 16384):
-            low, scale = float(core[0]), cells / (float(core[-1]) - float(core[0]))
-            if not np.isfinite(scale):
-                continue
-            need = int(np.bincount(_cells(edges, low, scale, cells)).max()).bit_length()
-            if need < best[3]:
-                best = (low, scale, cells, need)
-    return best
+        for number in (1024, 4096, 16384):
+            scale = number / (float(core[-1]) - float(core[0]))
+            if np.isfinite(scale):
+                made.append(_Even(float(core[0]), scale, number))
+    keys = np.abs(edges[edges != 0.0]).view(np.int64)
+    for shift in (48, 46, 44):
+        if len(keys):
+            low, top = int(keys.min() >> shift) - 1, int(keys.max() >> shift) + 1
+            low = max(low, top - 8191)
+            made.append(_Octaves(shift, low, top - low + 1))
+    best, most = _Even(0.0, 0.0, 1), len(edges)
+    for cells in made:
+        if (found := int(np.bincount(cells.of(edges)).max())) < most:
+            best, most = cells, found  # type: ignore[assignment]
+    return best, most
 
 
 @dataclass(frozen=True, eq=False)

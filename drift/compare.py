@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,37 +11,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift import distances
-from drift.bins import EXTRA, TAIL_STEPS
+from drift.bins import EXTRA
 from drift.reference import GROUPS, Reference
 
 NAMES = ("psi", "js", "ks", "wasserstein", "hellinger", "tv")
 
 
-def compare(
-    now: NDArray[Any], groups: NDArray[np.float32], then: Usual, reference: Reference
+def measure(
+    counts: Sequence[NDArray[np.int64]], ends: Sequence[int], known: NDArray[np.intp], reference: Reference
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """(counts by group [n, columns, GROUPS], distances [sites, columns] by name) of the counts [columns, width] of n
+    windows, in one pass. Those of one site follow each other: the i-th's end before `ends[i]`, and all of them
+    together are held against row `known[i]` of `usual`."""
+    groups = np.empty((len(counts), len(reference.columns), GROUPS), np.float32)
+    values = {name: np.empty((len(ends), len(reference.columns)), np.float32) for name in NAMES}
+    fixed, base, start = _fixed(reference), usual(reference), 0
+    for i in range(0, len(ends), _AT_ONCE):
+        sites = slice(i, i + _AT_ONCE)
+        first, end = np.array([start, *ends[sites][:-1]]) - start, ends[sites][-1]
+        now = np.array(counts[start:end], np.float32)
+        grouped = groups[start:end] = _grouped(now, fixed)
+        if len(first) < len(now):
+            now, grouped = np.add.reduceat(now, first), np.add.reduceat(grouped, first)
+        for name, found in _compare(now, grouped, base.take(known[sites]), fixed).items():
+            values[name][sites] = found
+        start = end
+    return groups, values
+
+
+def _compare(
+    now: NDArray[np.float32], groups: NDArray[np.float32], then: Usual, fixed: _Fixed
 ) -> dict[str, NDArray[np.float32]]:
-    """Distances [n, columns] by name, of counts [n, columns, width], also `by_group`; single precision, for the eye.
+    """Distances [n, columns] by name, of counts [n, columns, width], also by group; single precision, for the eye.
 
     KS and Wasserstein (in units of the column's scale) are on all bins, of the values that are there, NaN for
     categories. The others, which noise inflates with every bin, are on at most 16 groups of bins.
     """
-    fixed = _fixed(reference)
-    steps = now[:, :, :-EXTRA].astype(np.float32)
-    np.cumsum(steps, axis=2, out=steps)
+    below = np.matmul(now.reshape(-1, now.shape[2]), fixed.up_to).reshape(*now.shape[:2], -1)
     a, b = distances.shares(groups), then.share
     with np.errstate(invalid="ignore", divide="ignore"):
-        steps *= (1 / steps[:, :, -1])[:, :, None]
-        steps -= then.below
-        np.abs(steps, out=steps)
-        made = {
+        below *= 1 / below[:, :, -1:]
+        below -= then.below
+        np.abs(below, out=below)
+        area = np.matmul(below.transpose(1, 0, 2), fixed.lengths[:, :, None])[:, :, 0].T
+        return {
             "psi": distances.psi_of(a, b),
             "js": distances.js_of(a, b),
-            "ks": np.where(fixed.number, steps.max(axis=2), np.nan),
-            "wasserstein": np.where(fixed.number, np.einsum("ncb,cb->nc", steps, fixed.lengths), np.nan),
+            "ks": np.where(fixed.number, _largest(below), np.float32(np.nan)),
+            "wasserstein": np.where(fixed.number, area, np.float32(np.nan)),
             "hellinger": distances.hellinger_of(a, b),
             "tv": distances.tv_of(a, b),
         }
-    return {name: np.asarray(made[name], np.float32) for name in NAMES}
+
+
+def _largest(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The maximum over the last axis: by halves, as far as they are whole, several times faster than `max`."""
+    while x.shape[-1] % 2 == 0:
+        half = x.shape[-1] // 2
+        x = np.maximum(x[..., :half], x[..., half:])
+    return np.asarray(x.max(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +104,7 @@ def usual(reference: Reference) -> Usual:
     return Usual(np.concatenate([p.share for p in parts]), np.concatenate([p.below for p in parts]))
 
 
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 
 def by_group(counts: NDArray[Any], reference: Reference) -> NDArray[np.float32]:
@@ -89,10 +118,11 @@ def _grouped(counts: NDArray[np.float32], fixed: _Fixed) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """Of a reference: groups one-hot [C, width, GROUPS], from each bin's place to the next [C, bins] (the last is 0),
-    and which columns are numbers [C]."""
+    """Of a reference: groups one-hot [C, width, GROUPS], what adds up the bins up to each [width, bins], from each
+    bin's place to the next [C, bins] (the last is 0), and which columns are numbers [C]."""
 
     one_hot: NDArray[np.float32]
+    up_to: NDArray[np.float32]
     lengths: NDArray[np.float32]
     number: NDArray[np.bool_]
 
@@ -105,6 +135,7 @@ def _fixed(reference: Reference) -> _Fixed:
             places[i] = bin_places(column.edges, reference.means[i, :-EXTRA]) / column.scale
     return _Fixed(
         (reference.groupings[:, :, None] == np.arange(GROUPS)).astype(np.float32),
+        np.triu(np.ones((reference.width, reference.width - EXTRA), np.float32)),
         np.diff(places, append=places[:, -1:]).astype(np.float32),
         np.array([c.kind == "number" for c in reference.columns]),
     )
@@ -116,8 +147,3 @@ def bin_places(edges: NDArray[np.float64], means: NDArray[np.float64]) -> NDArra
     placed = np.full(len(means), high[-1])
     placed[: len(low)] = (low + high) / 2
     return np.asarray(np.maximum.accumulate(np.where(np.isnan(means), placed, means)))
-
-
-def tail_excess(tails: NDArray[np.int64], scale: float) -> NDArray[Any]:
-    """How far, in all, values lay below and above the training range, in the column's own unit, from `Sketch.tails`."""
-    return np.asarray(tails * (scale / TAIL_STEPS))

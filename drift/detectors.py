@@ -266,7 +266,7 @@ class Detector:
 
     def normal(self, scores: NDArray[np.float32], tails: tuple[Tail, Tail]) -> NDArray[np.float32]:
         """Normal scores of standard ones [n, streams], 0 for NaN."""
-        scores = np.nan_to_num(scores)
+        scores = np.where(np.isnan(scores), np.float32(0), scores)
         made = np.empty(scores.shape, np.float32)
         for pick, tail in ((self.signed, tails[0]), (~self.signed, tails[1])):
             made[:, pick] = tail(scores[:, pick])
@@ -287,17 +287,18 @@ class Detector:
         all_of, kept_of_all = self._fresh(mean[None], stored[:, :1], gap[:1], days, self._link[0])
         seen = ~np.isnan(np.concatenate((all_of, own))) & self.model.active
         z = np.concatenate((self.normal(all_of, self.fleet_tails), self.normal(own, self.site_tails)))
-        bets = z[:, :, None] * _BETS
-        bets -= _COST
-        before = state.evidence[rows]
-        bets += _AHEAD.take(before)
         alone = np.log(limit * 6 / np.maximum(self.weights(len(state.sites))[rows], 1e-12))
         most = np.minimum(_code(alone + _BEYOND_ALARM), 255.0).astype(np.float32)
-        np.clip(bets, np.float32(0), most[:, :, None], out=bets)
-        codes = bets.astype(np.uint8)
+        codes = state.evidence[rows]
+        for i, (bet, cost) in enumerate(zip(_BETS, _COST, strict=True)):
+            code = z * bet
+            code -= cost
+            code += _AHEAD.take(codes[:, :, i])
+            np.copyto(codes[:, :, i], np.clip(code, np.float32(0), most, out=code), casting="unsafe", where=seen)
         evidence, scores_after, last = state.evidence.copy(), state.scores.copy(), state.last.copy()
-        evidence[rows] = np.where(seen[:, :, None], codes, before)
-        scores_after[:, rows] = np.where(seen, np.concatenate((kept_of_all, kept), axis=1), stored)
+        evidence[rows] = codes
+        np.copyto(stored, np.concatenate((kept_of_all, kept), axis=1), where=seen)
+        scores_after[:, rows] = stored
         last[rows] = np.where(seen.any(axis=1), period, last[rows])
         return replace(state, evidence=evidence, scores=scores_after, last=last, windows=state.windows + 1)
 
@@ -310,11 +311,10 @@ class Detector:
         correlation: F64,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """(what is new in scores [n, streams], NaN where there are none; the scores to store): without what the last
-        window foretold, and
-        against level and variance as far as they are known by now."""
-        times, total, squares, recent, last = stored * np.float32(1 / _UNIT)
-        link = np.where((times > 0) & (gap > 0)[:, None], correlation, 0.0)
-        link = (link ** np.maximum(gap, 1)[:, None]).astype(np.float32)
+        window foretold, and against level and variance as far as they are known by now."""
+        times, total, squares, recent, last = stored.astype(np.float32) * np.float32(1 / _UNIT)
+        link = correlation.astype(np.float32) ** np.maximum(gap, 1).astype(np.float32)[:, None]
+        link[(gap <= 0) | (times == 0).all(axis=1)] = 0
         new = (z - link * last) / np.sqrt(1 - link**2)
         times *= _UNIT
         known = memory + times
@@ -327,12 +327,13 @@ class Detector:
             (1 - _FADE) * recent + _FADE * np.clip(fresh, -4.0, 4.0),
             np.clip(z, -4.0, 4.0),
         )
-        return fresh, np.rint(np.nan_to_num(np.stack(kept)) * np.float32(_UNIT)).astype(np.int32)
+        with np.errstate(invalid="ignore"):  # what is NaN is not stored
+            return fresh, np.rint(np.stack(kept) * np.float32(_UNIT)).astype(np.int32)
 
     def evidence(self, state: State) -> tuple[F64, F64]:
         """(evidence, weight) of every stream, [rows, streams]: the sum of their product is what is held to the
         limit."""
-        value = _VALUE[state.evidence]
+        value = _VALUE.take(state.evidence)
         up, down = value @ _UP, value @ _DOWN
         return np.where(self.signed, (up + down) / 2, up).astype(np.float64), self.weights(len(state.sites))
 

@@ -25,7 +25,7 @@ def shares(counts: NDArray[Any]) -> Floats:
     """
     x = counts if counts.dtype == np.float32 else counts.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(x / x.sum(axis=-1, keepdims=True))
+        return np.asarray(x / _sum(x)[..., None])
 
 
 def psi(p: NDArray[Any], q: NDArray[Any], floor: float = FLOOR) -> Floats:
@@ -131,7 +131,7 @@ def _gaps(p: NDArray[Any], q: NDArray[Any]) -> Floats:
 def psi_of(a: Floats, b: Floats, floor: float = FLOOR) -> Floats:
     """`psi` of shares."""
     a, b = np.maximum(a, floor), np.maximum(b, floor)
-    return np.asarray(((a - b) * np.log(a / b)).sum(axis=-1))
+    return _sum((a - b) * np.log(a / b))
 
 
 def js_of(a: Floats, b: Floats) -> Floats:
@@ -139,15 +139,20 @@ def js_of(a: Floats, b: Floats) -> Floats:
     tiny = np.finfo(a.dtype).tiny
     middle = np.log((a + b) / 2 + tiny)
     both = a * (np.log(a + tiny) - middle) + b * (np.log(b + tiny) - middle)
-    return np.asarray(np.sqrt(np.clip(both.sum(axis=-1) / (2 * np.log(2.0)), 0.0, 1.0)))
+    return np.asarray(np.sqrt(np.clip(_sum(both) / (2 * np.log(2.0)), 0.0, 1.0)))
 
 
 def hellinger_of(a: Floats, b: Floats) -> Floats:
     """`hellinger` of shares."""
     gap = np.sqrt(a) - np.sqrt(b)
-    return np.asarray(np.sqrt(np.minimum((gap * gap).sum(axis=-1) / 2, 1.0)))
+    return np.asarray(np.sqrt(np.minimum(_sum(gap * gap) / 2, 1.0)))
 
 
 def tv_of(a: Floats, b: Floats) -> Floats:
     """`tv` of shares."""
-    return np.asarray(np.abs(a - b).sum(axis=-1) / 2)
+    return np.asarray(_sum(np.abs(a - b)) / 2)
+
+
+def _sum(x: Floats) -> Floats:
+    """The sum over the last axis: for short ones faster than `sum`."""
+    return np.asarray(x @ np.ones(x.shape[-1], x.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Outcomes:
     def empty(cls, bins: int) -> Outcomes:
         return cls(np.zeros((bins, 2), np.int64))
 
-    @property
+    @cached_property
     def labels(self) -> int:
         return int(self.counts.sum())
 

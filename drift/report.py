@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, reduce
+from itertools import accumulate
 from operator import add
 from typing import Any, Literal
 
@@ -13,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift import performance
-from drift.bins import EXTRA, MISSING, UNSEEN
-from drift.compare import NAMES, by_group, compare, usual
+from drift.bins import EXTRA, UNSEEN
+from drift.compare import measure
 from drift.detectors import ENDS, RECENT, State, detector, named
 from drift.performance import Outcomes
-from drift.reference import GROUPS, Reference
+from drift.reference import Reference
 from drift.sketch import OtherReference
 from drift.streams import WEEK, Layout, model
 from drift.windows import Window
@@ -33,7 +34,6 @@ KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
 
 _SMALL_FLEET = 8
 _LEAST_PERIODS = 14
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ def assess(
         raise OtherReference(reference.version, state.reference)
     before = state if state is not None else State.new(reference)
     after = before.joined([*limits.cohorts, *(w.site for w in whole)])
-    groups = _grouped(reference, whole)
+    groups, heatmap = _measured(reference, whole, limits)
     for period in sorted({w.start for w in whole}):
         index = [i for i, w in enumerate(whole) if w.start == period]
         after = _step(reference, [whole[i] for i in index], groups[index], after, limits)
@@ -202,7 +202,7 @@ def assess(
         value,
         limit,
         coverage,
-        _heatmap(reference, whole, groups, limits),
+        heatmap,
         _performance(reference, by_site),
         _reason(findings, value, limit, whole, coverage),
         _verdicts(reference, by_site, findings, evidence * weights, limits),
@@ -218,15 +218,6 @@ def _merged(reference: Reference, windows: Sequence[Window]) -> list[Window]:
         key = (w.site, w.start)
         whole[key] = whole[key] + w if key in whole else w
     return [whole[k] for k in sorted(whole)]
-
-
-def _grouped(reference: Reference, windows: Sequence[Window]) -> NDArray[np.float32]:
-    """The counts of every window by group, [n, C, GROUPS]."""
-    parts = [
-        by_group(np.array([w.sketch.counts for w in windows[i : i + _AT_ONCE]]), reference)
-        for i in range(0, len(windows), _AT_ONCE)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, len(reference.columns), GROUPS), np.float32)
 
 
 def _step(
@@ -343,7 +334,7 @@ def _quality(reference: Reference, by_site: Mapping[str, list[Window]], limits: 
     enough = [s for s in sorted(by_site) if sum(w.rows for w in by_site[s]) >= limits.quality_rows]
     made: list[Finding] = []
     if enough:
-        counts = np.array([_total(by_site[s])[:, [UNSEEN, MISSING]] for s in enough])
+        counts = np.array([_total(by_site[s])[:, UNSEEN:] for s in enough])
         outside = np.array([sum(w.outside for w in by_site[s]) for s in enough])
         rows = np.array([sum(w.rows for w in by_site[s]) for s in enough])[:, None]
         ordinary = _usually_missing(reference, enough)
@@ -428,22 +419,18 @@ def _usually_missing(reference: Reference, sites: Sequence[str]) -> NDArray[np.f
     return np.asarray(missing / np.maximum(rows, 1)[:, None])
 
 
-def _heatmap(reference: Reference, windows: Sequence[Window], groups: NDArray[np.float32], limits: Limits) -> Heatmap:
-    index: dict[str, list[int]] = defaultdict(list)
-    for i, w in enumerate(windows):
-        index[w.site].append(i)
-    sites = tuple(sorted(index))
-    values = {n: np.full((len(sites), len(reference.columns)), np.nan) for n in NAMES}
-    enough = [i for i, s in enumerate(sites) if sum(windows[k].rows for k in index[s]) >= limits.minimum_rows]
-    base, known = usual(reference), {s: i for i, s in enumerate(reference.sites)}
-    for part in (enough[i : i + _AT_ONCE] for i in range(0, len(enough), _AT_ONCE)):
-        names = [sites[i] for i in part]
-        now = np.array([_total([windows[k] for k in index[s]]) for s in names])
-        grouped = np.array([groups[index[s]].sum(axis=0) for s in names])
-        held = base.take(np.array([known.get(s, len(known)) for s in names]))
-        for name, found in compare(now, grouped, held, reference).items():
-            values[name][part] = found
-    return Heatmap(sites, reference.names, values)
+def _measured(reference: Reference, windows: Sequence[Window], limits: Limits) -> tuple[NDArray[np.float32], Heatmap]:
+    """(counts by group of every window [n, C, GROUPS], the distances of every site's windows together)."""
+    rows = Counter[str]()
+    for w in windows:
+        rows[w.site] += w.rows
+    number = Counter(w.site for w in windows)
+    known = {s: i for i, s in enumerate(reference.sites)}
+    held = np.array([known.get(s, len(known)) for s in rows], np.intp)
+    groups, found = measure([w.sketch.counts for w in windows], list(accumulate(number.values())), held, reference)
+    few = np.array([n < limits.minimum_rows for n in rows.values()], np.bool_)
+    values = {name: np.where(few[:, None], np.nan, v.astype(np.float64)) for name, v in found.items()}
+    return groups, Heatmap(tuple(rows), reference.names, values)
 
 
 def _total(windows: Sequence[Window]) -> NDArray[np.int64]:

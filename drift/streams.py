@@ -126,7 +126,8 @@ class Model:
             np.matmul(values, r.astype(np.float32)).transpose(1, 2, 0).reshape(n, 2 * c)
             for r in (self._ranks, self._ranks**2)
         )
-        present, rows = groups[:, :, :_VALUES].sum(axis=2), groups.sum(axis=2)
+        rows = groups @ np.ones(GROUPS, np.float32)
+        present = rows - groups[:, :, _VALUES:].sum(axis=2)
         flat = groups.reshape(n, c * GROUPS)
         total, count, square = self._labels(outcomes, sums)
         return Sums(

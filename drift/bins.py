@@ -39,10 +39,10 @@ class Grid:
 
     def __init__(self, edges: NDArray[np.float64]) -> None:
         self.cells, most = _best_cells(edges)
-        start = np.searchsorted(self.cells.of(edges), np.arange(self.cells.number))
+        start = _start(self.cells, edges)
         self.start = start.astype(np.uint8 if len(edges) < 256 else np.intp)
         few = most <= _SIDE_BY_SIDE
-        self.steps = () if few else tuple(1 << b for b in reversed(range(most.bit_length())))
+        self.steps = () if few else _halves(most)
         self.edges = np.concatenate((edges, np.full(2 << most.bit_length(), np.nan)))
         self.firsts = tuple(self.edges[start + i] for i in range(most)) if few else ()
 
@@ -119,27 +119,45 @@ _MAGNITUDE, _INFINITE = np.int64(2**63 - 1), np.int64(0x7FF << 52)
 
 
 def _best_cells(edges: NDArray[np.float64]) -> tuple[_Even | _Octaves, int]:
-    """(the smallest cells with the fewest edges in one, so many); far tails may share a cell."""
-    made: list[_Even | _Octaves] = []
+    """(the cells with the fewest edges in one, so many): octaves only where even ones are too coarse."""
+    even, most = _best_even(edges)
+    keys = np.abs(edges[edges != 0.0]).view(np.int64)
+    best: _Even | _Octaves = even
+    for shift in (48, 46, 44) if most > 1 and len(keys) else ():
+        low, top = int(keys.min() >> shift) - 1, int(keys.max() >> shift) + 1
+        low = max(low, top - 8191)
+        cells = _Octaves(shift, low, top - low + 1)
+        if (found := _crowd(cells, edges)) < most:
+            best, most = cells, found
+    return best, most
+
+
+def _best_even(edges: NDArray[np.float64]) -> tuple[_Even, int]:
+    """(the smallest even cells with the fewest edges in one, so many); far tails may share a cell."""
+    best, most = _Even(0.0, 0.0, 1), len(edges)
     for trim in (0, 2, 4):
         core = edges[trim : len(edges) - trim]
         if len(core) < 2 or not 0.0 < float(core[-1]) - float(core[0]) < 1e300:
             continue
         for number in (1024, 4096, 16384):
-            scale = number / (float(core[-1]) - float(core[0]))
-            if np.isfinite(scale):
-                made.append(_Even(float(core[0]), scale, number))
-    keys = np.abs(edges[edges != 0.0]).view(np.int64)
-    for shift in (48, 46, 44):
-        if len(keys):
-            low, top = int(keys.min() >> shift) - 1, int(keys.max() >> shift) + 1
-            low = max(low, top - 8191)
-            made.append(_Octaves(shift, low, top - low + 1))
-    best, most = _Even(0.0, 0.0, 1), len(edges)
-    for cells in made:
-        if (found := int(np.bincount(cells.of(edges)).max())) < most:
-            best, most = cells, found  # type: ignore[assignment]
+            cells = _Even(float(core[0]), number / (float(core[-1]) - float(core[0])), number)
+            if np.isfinite(cells.scale) and (found := _crowd(cells, edges)) < most:
+                best, most = cells, found
     return best, most
+
+
+def _crowd(cells: _Even | _Octaves, edges: NDArray[np.float64]) -> int:
+    return int(np.bincount(cells.of(edges)).max())
+
+
+def _start(cells: _Even | _Octaves, edges: NDArray[np.float64]) -> NDArray[np.intp]:
+    """How many edges lie in the cells before each."""
+    return np.searchsorted(cells.of(edges), np.arange(cells.number))
+
+
+def _halves(most: int) -> tuple[int, ...]:
+    """The steps that find one of up to `most` edges."""
+    return tuple(1 << b for b in reversed(range(most.bit_length())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,14 +253,15 @@ class Stack:
     """Rows from which on counting column by column is faster, because then one column's grid stays in the cache."""
 
     def __init__(self, columns: Sequence[Column], width: int) -> None:
-        grids = [c._grid for c in columns]
+        even = [_best_even(c.edges) for c in columns]
+        grids = [cells for cells, _ in even]
         self._width = width
         self._low = np.array([[g.low] for g in grids])
         self._grid_scale = np.array([[g.scale] for g in grids])
-        self._last = np.array([[g.cells - 1.0] for g in grids])
-        self._cell = np.cumsum([[0], *([g.cells] for g in grids[:-1])], axis=0)
-        self._start = np.concatenate([g.start for g in grids]).astype(np.intp)
-        self._steps = max((g.steps for g in grids), key=len)
+        self._last = np.array([[g.number - 1.0] for g in grids])
+        self._cell = np.cumsum([[0], *([g.number] for g in grids[:-1])], axis=0)
+        self._start = np.concatenate([_start(g, c.edges) for g, c in zip(grids, columns, strict=True)])
+        self._steps = _halves(max(most for _, most in even))
         padding = np.full(2 * self._steps[0], np.nan)
         padded = [np.concatenate((c.edges, padding)) for c in columns]
         self._edges = np.concatenate(padded)

@@ -49,11 +49,6 @@ class Serving:
         """Mean over requests of their batch's 95th percentile."""
         return self.p95_us / 1000 / self.requests if self.requests else 0.0
 
-    @property
-    def worst_ms(self) -> float:
-        """The largest 95th percentile of a batch."""
-        return self.worst_us / 1000
-
 
 @dataclass(frozen=True)
 class Window:
@@ -219,11 +214,6 @@ def watermark(now: int, lateness: int, seconds: int) -> int:
 def too_late(start: int, now: int, lateness: int, seconds: int) -> bool:
     """Whether the period that holds `start` is closed for good."""
     return period(start, seconds) < watermark(now, lateness, seconds)
-
-
-def is_settled(start: int, now: int, seconds: int, settle: int) -> bool:
-    """Whether the period that begins at `start` may be assessed: it ended at least `settle` seconds ago."""
-    return start + seconds + settle <= now
 
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -304,19 +304,24 @@ def ask_returned(ports: Ports, loop: str, site: str, state: SiteState) -> None:
     """Ask a site that is back for its current intent, not for what was asked while it was away."""
     if state.action == "adopt" or state.observed_at is None:
         return
-    change = Change(
+    change = _change(state, loop, site, state.action, ports.clock.now())
+    _ask(ports, [change], suffix=f"/{state.observed_at:%Y%m%dT%H%M%S}")
+
+
+def _change(state: SiteState, loop: str, site: str, action: Literal["deploy", "rollback"], at: datetime) -> Change:
+    """What the site was last asked."""
+    return Change(
         id=state.change,
         loop=loop,
         site=site,
         run=state.run,
         wave=state.wave,
         candidate=state.candidate,
-        action=state.action,
+        action=action,
         fence=state.fence,
-        at=ports.clock.now(),
+        at=at,
         reason=state.reason,
     )
-    _ask(ports, [change], suffix=f"/{state.observed_at:%Y%m%dT%H%M%S}")
 
 
 _TOLD: dict[str, str] = {
@@ -346,18 +351,8 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
             follow_up(ports, loop, site, state_of(ports, loop, site))
             return
         if state.status in _TOLD:
-            change = Change(
-                id=state.change,
-                loop=loop,
-                site=site,
-                run=state.run,
-                wave=state.wave,
-                candidate=state.candidate,
-                action="rollback" if state.action == "rollback" else "deploy",
-                fence=state.fence,
-                at=state.asked or now,
-                reason=state.reason,
-            )
+            action: Literal["deploy", "rollback"] = "rollback" if state.action == "rollback" else "deploy"
+            change = _change(state, loop, site, action, state.asked or now)
             ports.topic.publish([cloud_event(_TOLD[state.status], change, now)])
     if state.status in ("verified", "failed", "deferred", "restored", "stuck"):
         report(ports, state.run)

@@ -194,21 +194,10 @@ class PlanWave(View, frozen=True, kw_only=True):
     sites: list[SiteRow]
 
 
-class ApprovalView(View, frozen=True, kw_only=True):
-    """What is asked of a person, bound to three digests, and the answer."""
+class ApprovalView(approval.Request, frozen=True, kw_only=True):
+    """What is asked of a person, bound to three digests, who may answer, and the answer."""
 
-    state: str
-    candidate: str
-    evidence: str
-    plan: str
-    outcome: str
-    verdict: str
-    asked: datetime
-    expires: datetime
     approvers: list[str]
-    by: str
-    answered: datetime | None
-    reason: str
     link: str
 
 
@@ -577,21 +566,8 @@ def approval_request(ports: Ports, run_id: str) -> approval.Request | None:
 
 
 def _approval(request: approval.Request, approvers: tuple[str, ...]) -> ApprovalView:
-    return ApprovalView(
-        state=request.state,
-        candidate=request.candidate,
-        evidence=request.evidence,
-        plan=request.plan,
-        outcome=request.outcome,
-        verdict=request.verdict,
-        asked=request.asked,
-        expires=request.expires,
-        approvers=list(approvers),
-        by=request.by,
-        answered=request.answered,
-        reason=request.reason,
-        link=f"/api/approvals/{request.run}",
-    )
+    link = f"/api/approvals/{request.run}"
+    return ApprovalView(**msgspec.structs.asdict(request), approvers=list(approvers), link=link)
 
 
 def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[PlanWave]:

@@ -43,8 +43,8 @@ create table if not exists sent (
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message locked for one consumer until `locked_until`; `count` is 1 the first time."""
+class Sent:
+    """A message of a queue; `count`: how often it was handed out."""
 
     queue: str
     sequence: int
@@ -54,22 +54,20 @@ class Delivery:
     properties: Mapping[str, str]
     sent: datetime
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Sent):
+    """A message locked for one consumer until `locked_until`; `count` is 1 the first time."""
+
     token: str
     locked_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Sent):
     """A message that nobody could handle, and why; it stays until a person has dealt with it."""
 
-    queue: str
-    sequence: int
-    id: str
-    body: bytes
-    session: str
-    properties: Mapping[str, str]
-    sent: datetime
-    count: int
     died: datetime
     reason: str
     description: str

@@ -14,7 +14,7 @@ from drift.bins import EXTRA, MISSING, OTHER, UNSEEN, Grid, Stack, of_categories
 from drift.reference import Reference
 from drift.sketch import OtherReference, Sketch, sketch
 from drift.telemetry import Batch, Feature, Refusal, Rows, Schema, Serving
-from drift.windows import Window, fold, is_settled, pack, too_late, unpack, watermark
+from drift.windows import Window, fold, pack, too_late, unpack, watermark
 
 DAY = 86_400
 SCHEMA = Schema("1", (Feature("x", low=-3.0, high=3.0), Feature("c", "category")))
@@ -266,8 +266,6 @@ def test_periods_close_by_the_watermark() -> None:
     assert watermark(now, 2 * DAY, DAY) == 8 * DAY
     assert not too_late(8 * DAY, now, 2 * DAY, DAY)
     assert too_late(8 * DAY - 1, now, 2 * DAY, DAY)
-    assert is_settled(9 * DAY, now, DAY, 5)
-    assert not is_settled(9 * DAY, now, DAY, 6)
 
 
 def test_a_reference_survives_its_bytes_and_its_version_names_them() -> None:

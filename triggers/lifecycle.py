@@ -205,7 +205,7 @@ def _job_failed(run: Run, event: on.JobFailed) -> Step:
 def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
     if event.phase == f"{Phase.ROLLING_OUT}/{run.wave}" and run.phase is Phase.ROLLING_OUT:
-        return _back(run, event, f"wave {run.wave} was not verified in time ({run.because})")
+        return _back(run, event, f"wave {run.wave + 1} was not verified in time ({run.because})")
     if event.phase != run.phase:
         return Step(run)
     if run.phase is Phase.AWAITING_APPROVAL:

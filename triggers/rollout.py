@@ -109,7 +109,7 @@ def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> 
 
 def judge_wave(report: WaveReported, limits: Rollout) -> Verdict:
     """Failures beyond the tolerated fail at once; a wave passes when nothing is pending and few enough are deferred."""
-    where = f"wave {report.wave}"
+    where = f"wave {report.wave + 1}"
     if report.failed > limits.max_failed:
         why = f" ({report.because})" if report.because else ""
         return Verdict("failed", f"{where}: {report.failed} failed, {limits.max_failed} tolerated{why}")

@@ -310,7 +310,7 @@ def test_a_verified_wave_starts_the_next_one_and_forgets_its_own_reports() -> No
     step = advance(run, an_event(on.WaveReported, "wave/1/0/1-0-0-0"))
     times = (WaveTimes(started=NOW - HOUR, verified=NOW, sites=1), WaveTimes(started=NOW, sites=2))
     assert (step.run.wave, step.run.times, step.run.seen) == (1, times, frozenset({"answer/1"}))
-    assert step.run.because == "wave 0: 1 verified, 0 deferred, 0 pending"
+    assert step.run.because == "wave 1: 1 verified, 0 deferred, 0 pending"
     assert step.effects == (
         do.DeployWave(wave=1, candidate=NEW),
         do.SetDeadline(phase="rolling-out/1", at=NOW + 4 * DAY),
@@ -334,7 +334,7 @@ def test_the_last_wave_verified_ends_the_run() -> None:
 def test_a_wave_that_is_not_decided_changes_only_the_words() -> None:
     run = a_run(Phase.ROLLING_OUT)
     step = advance(run, an_event(on.WaveReported, verified=0, deferred=1))
-    words = "wave 0: 0 verified, 1 deferred, 0 pending; nobody has verified it"
+    words = "wave 1: 0 verified, 1 deferred, 0 pending; nobody has verified it"
     assert step == Step(replace(run, because=words, seen=frozenset({"e"})))
 
 
@@ -353,14 +353,14 @@ def the_way_back(through: int, why: str) -> tuple[do.Effect, ...]:
 
 def test_an_unhealthy_wave_takes_the_model_back_from_every_site_it_reached() -> None:
     step = advance(in_the_last_wave(), an_event(on.WaveReported, wave=1, failed=1, pending=1, because="b: 9 errors"))
-    why = "wave 1: 1 failed, 0 tolerated (b: 9 errors)"
+    why = "wave 2: 1 failed, 0 tolerated (b: 9 errors)"
     assert (step.run.phase, step.run.because) == (Phase.ROLLING_BACK, why)
     assert step.effects == the_way_back(1, why)
 
 
 def test_a_wave_that_takes_too_long_is_taken_back() -> None:
     step = advance(a_run(Phase.ROLLING_OUT, because="0 verified"), an_event(on.DeadlinePassed, phase="rolling-out/0"))
-    why = "wave 0 was not verified in time (0 verified)"
+    why = "wave 1 was not verified in time (0 verified)"
     assert (step.run.phase, step.run.because) == (Phase.ROLLING_BACK, why)
     assert step.effects == the_way_back(0, why)
 

@@ -171,34 +171,34 @@ def reported(**counts: Any) -> WaveReported:
 @pytest.mark.parametrize(
     ("counts", "limits", "said"),
     [
-        ({"verified": 2}, {}, Verdict("passed", "wave 1: 2 verified, 0 deferred, 0 pending")),
-        ({"verified": 1, "pending": 1}, {}, Verdict("inconclusive", "wave 1: 1 verified, 0 deferred, 1 pending")),
+        ({"verified": 2}, {}, Verdict("passed", "wave 2: 2 verified, 0 deferred, 0 pending")),
+        ({"verified": 1, "pending": 1}, {}, Verdict("inconclusive", "wave 2: 1 verified, 0 deferred, 1 pending")),
         (
             {"verified": 1, "failed": 1, "pending": 3, "because": "n1: slow"},
             {},
-            Verdict("failed", "wave 1: 1 failed, 0 tolerated (n1: slow)"),
+            Verdict("failed", "wave 2: 1 failed, 0 tolerated (n1: slow)"),
         ),
         (
             {"verified": 1, "failed": 1},
             {"max_failed": 1},
-            Verdict("passed", "wave 1: 1 verified, 0 deferred, 0 pending"),
+            Verdict("passed", "wave 2: 1 verified, 0 deferred, 0 pending"),
         ),
-        ({"failed": 2}, {"max_failed": 1}, Verdict("failed", "wave 1: 2 failed, 1 tolerated")),
-        ({"verified": 1, "deferred": 1}, {}, Verdict("passed", "wave 1: 1 verified, 1 deferred, 0 pending")),
+        ({"failed": 2}, {"max_failed": 1}, Verdict("failed", "wave 2: 2 failed, 1 tolerated")),
+        ({"verified": 1, "deferred": 1}, {}, Verdict("passed", "wave 2: 1 verified, 1 deferred, 0 pending")),
         (
             {"verified": 1, "deferred": 2},
             {},
-            Verdict("inconclusive", "wave 1: 1 verified, 2 deferred, 0 pending; more than 1 unavailable"),
+            Verdict("inconclusive", "wave 2: 1 verified, 2 deferred, 0 pending; more than 1 unavailable"),
         ),
         (
             {"deferred": 1},
             {},
-            Verdict("inconclusive", "wave 1: 0 verified, 1 deferred, 0 pending; nobody has verified it"),
+            Verdict("inconclusive", "wave 2: 0 verified, 1 deferred, 0 pending; nobody has verified it"),
         ),
         (
             {"failed": 1},
             {"max_failed": 1},
-            Verdict("inconclusive", "wave 1: 0 verified, 0 deferred, 0 pending; nobody has verified it"),
+            Verdict("inconclusive", "wave 2: 0 verified, 0 deferred, 0 pending; nobody has verified it"),
         ),
     ],
 )

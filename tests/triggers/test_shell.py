@@ -217,7 +217,7 @@ def test_a_failed_wave_takes_the_model_back_to_the_last_known_good_of_before_the
     world.plants["c"].slow.add(second)
     world.answer()
     run = world.until("rolled-back")
-    why = "wave 1: 1 failed, 0 tolerated (c: p95 above 50 ms for 60 of 60 requests (worst 200.0 ms))"
+    why = "wave 2: 1 failed, 0 tolerated (c: p95 above 50 ms for 60 of 60 requests (worst 200.0 ms))"
     assert run.because == f"{why}; 3 sites taken back"
     assert [p.applied for p in world.plants.all.values()] == [[second, first]] * 3
     for site in "abc":
@@ -233,7 +233,7 @@ def test_a_site_that_refuses_the_candidate_stops_the_rollout(world: World) -> No
     world.plants["a"].refuses.add(second)
     world.answer()
     run = world.until("rolled-back")
-    assert run.because == "wave 0: 1 failed, 0 tolerated (a: no such bytes); 1 sites taken back"
+    assert run.because == "wave 1: 1 failed, 0 tolerated (a: no such bytes); 1 sites taken back"
     assert [p.applied for p in world.plants.all.values()] == [[], [], []]
     assert world.state("a").last_good == first
     settled(world)
@@ -263,7 +263,7 @@ def test_a_site_that_says_nothing_in_time_is_no_success(world: World) -> None:
         world.pump()
     run = world.runs[-1]
     assert run.phase is Phase.ROLLING_BACK
-    assert run.because == "wave 0 was not verified in time (approved by ann)"
+    assert run.because == "wave 1 was not verified in time (approved by ann)"
     assert world.plants["a"].serves == first
     world.half_day()
     assert world.runs[-1].phase is Phase.ROLLED_BACK

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.queues import QUEUES, SESSIONS
 from tests.servers import azurite as emulator
+from tests.servers import eventgrid
 from tests.servers import identity as issuer
 
 if TYPE_CHECKING:
@@ -78,3 +79,10 @@ def service_bus() -> Iterator[Found]:
 
     with servicebus.found({queue: queue in SESSIONS for queue in QUEUES}, datetime(2036, 3, 1, tzinfo=UTC)) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def event_grid(authority: Authority, identity: issuer.Identity) -> Iterator[eventgrid.EventGrid]:
+    """An Event Grid topic, for who has a token of `identity`; a test gives it what holds the events."""
+    with eventgrid.running(str(authority.cert), str(authority.key), identity.tokens) as grid:
+        yield grid

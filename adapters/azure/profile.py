@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.azure.blobs import BlobStore
 from adapters.azure.configs import BlobConfigs
+from adapters.azure.eventgrid import EventGridTopic
 from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
@@ -43,7 +44,7 @@ class Azure:
             store=store,
             blobs=self.blobs,
             bus=ServiceBusBus(settings, self.identity, self.blobs, clock),
-            topic=_Missing("events", "EventGrid__topicEndpointUri"),
+            topic=EventGridTopic(settings, self.identity),
             jobs=AzureMlJobs(
                 self.workspace,
                 self.blobs,

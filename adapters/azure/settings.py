@@ -203,6 +203,13 @@ class Settings:
     )
     public_url = Setting("PublicUrl", "where people reach the app, in the links of cards", https, "")
     host_name = Setting("WEBSITE_HOSTNAME", "App Service says here what the app is called", text, "localhost")
+    topic = Setting(
+        "EventGrid__topicEndpointUri",
+        "the topic of deployment and job events",
+        https,
+        example="https://NAME.REGION-1.eventgrid.azure.net/api/events",
+    )
+    topic_key = Setting("EventGridKey", "the topic's key, where no identity will do", text, "", secret=True)
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
     )

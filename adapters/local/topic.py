@@ -11,19 +11,17 @@ from typing import Any
 
 import msgspec
 
+from adapters import cloudevents
 from adapters.local.clock import micros, moment
 from adapters.local.database import Database
-from triggers.errors import Refused
 from triggers.ports import Clock
 
-EVENT_BYTES = 1024 * 1024
 RETRIES_S = (10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200)
 """Seconds until an event is tried again; the last one goes on."""
 
 ATTEMPTS = 30
 LIFETIME = timedelta(days=1)
 
-_REQUIRED = ("id", "source", "type")
 _TABLES = """
 create table if not exists events (
     sequence integer primary key autoincrement, at integer not null, event blob not null
@@ -74,7 +72,7 @@ class SqliteTopic:
 
     def publish(self, events: Sequence[Mapping[str, Any]]) -> None:
         """All or nothing. Refuses what is not a CloudEvent 1.0, or is larger than 1 MiB."""
-        encoded = [(event["type"], _encoded(event)) for event in map(_checked, events)]
+        encoded = [(cloudevents.encoded(event), event["type"]) for event in events]
         if encoded:
             self._database.write(partial(self._publish, encoded, micros(self._clock.now())))
 
@@ -132,12 +130,12 @@ class SqliteTopic:
         rows = self._database.read("select event from events order by sequence desc limit ?", (limit,))
         return [msgspec.json.decode(event) for (event,) in rows]
 
-    def _publish(self, events: Sequence[tuple[str, bytes]], now: int, connection: sqlite3.Connection) -> None:
+    def _publish(self, events: Sequence[tuple[bytes, str]], now: int, connection: sqlite3.Connection) -> None:
         subscribers = [
             (name, frozenset(msgspec.json.decode(types)))
             for name, types in connection.execute("select name, types from subscribers").fetchall()
         ]
-        for type_, event in events:
+        for event, type_ in events:
             sequence = connection.execute("insert into events (at, event) values (?, ?)", (now, event)).lastrowid
             for name, types in subscribers:
                 if not types or type_ in types:
@@ -170,22 +168,3 @@ class SqliteTopic:
 
         if handouts:
             self._database.write(work, durable=False)
-
-
-def _checked(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    if event.get("specversion") != "1.0":
-        raise Refused("not a CloudEvent: specversion must be 1.0", id=event.get("id"))
-    for name in _REQUIRED:
-        if not isinstance(event.get(name), str) or not event[name]:
-            raise Refused(f"not a CloudEvent: {name} must be text", id=event.get("id"), field=name)
-    return event
-
-
-def _encoded(event: Mapping[str, Any]) -> bytes:
-    try:
-        encoded = msgspec.json.encode(event)
-    except (TypeError, ValueError) as error:
-        raise Refused(f"not a CloudEvent: {error}", id=event.get("id")) from error
-    if len(encoded) > EVENT_BYTES:
-        raise Refused(f"an event of {len(encoded)} bytes, {EVENT_BYTES} allowed", id=event.get("id"))
-    return encoded

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from adapters import claims
+from adapters.azure.eventgrid import EventGridTopic
 from adapters.azure.identity import Identity
 from adapters.azure.profile import Azure
 from adapters.azure.servicebus import ServiceBusBus
@@ -26,7 +27,7 @@ from adapters.local.database import Database
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from tests.servers.azurite import Azurite
-from triggers.ports import Blobs, Bus, Store
+from triggers.ports import Blobs, Bus, Store, Topic
 
 if TYPE_CHECKING:
     from tests.servers.consumer import Consumer
@@ -173,6 +174,22 @@ def clock(database: Database) -> VirtualClock:
     return VirtualClock(database, START)
 
 
-@pytest.fixture
-def topic(database: Database, clock: VirtualClock) -> SqliteTopic:
-    return SqliteTopic(database, clock, keep=5)
+class _Published:
+    """A topic that the app publishes to, with the delivering side behind it."""
+
+    def __init__(self, publishes: Topic, delivers: SqliteTopic) -> None:
+        self.publish, self._delivers = publishes.publish, delivers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivers, name)
+
+
+@pytest.fixture(params=["sqlite", AZURE])
+def topic(request: pytest.FixtureRequest, database: Database, clock: VirtualClock) -> Any:
+    held = SqliteTopic(database, clock, keep=5)
+    if request.param == "sqlite":
+        return held
+    grid = request.getfixturevalue("event_grid")
+    grid.topic = held
+    settings = Settings({**os.environ, "EventGrid__topicEndpointUri": grid.url})
+    return _Published(EventGridTopic(settings, Identity(settings)), held)

@@ -22,7 +22,7 @@ def ids(handouts: Sequence[Handout]) -> list[str]:
     return [handout.event["id"] for handout in handouts]
 
 
-def test_each_subscriber_gets_each_event_until_it_is_done(topic: SqliteTopic) -> None:
+def test_each_subscriber_gets_each_event_until_it_is_done(topic: Any) -> None:
     topic.subscribe("a")
     topic.subscribe("b")
     topic.publish([event("1"), event("2")])
@@ -33,7 +33,7 @@ def test_each_subscriber_gets_each_event_until_it_is_done(topic: SqliteTopic) ->
     assert topic.pending("b")[0].event == event("1")
 
 
-def test_a_subscriber_gets_the_types_it_named(topic: SqliteTopic) -> None:
+def test_a_subscriber_gets_the_types_it_named(topic: Any) -> None:
     topic.subscribe("jobs", ["driftloop.job.ended"])
     topic.publish([event("1"), event("2", "driftloop.job.ended")])
     assert ids(topic.pending("jobs")) == ["2"]
@@ -43,7 +43,7 @@ def test_a_subscriber_gets_the_types_it_named(topic: SqliteTopic) -> None:
 
 
 def test_a_subscription_outlives_a_restart_and_events_of_others(
-    topic: SqliteTopic, database: Database, clock: VirtualClock
+    topic: Any, database: Database, clock: VirtualClock
 ) -> None:
     topic.subscribe("a")
     SqliteTopic(database, clock).publish([event("1")])
@@ -52,14 +52,14 @@ def test_a_subscription_outlives_a_restart_and_events_of_others(
     assert ids(restarted.pending("a")) == ["1"]
 
 
-def test_an_event_published_twice_may_arrive_twice(topic: SqliteTopic) -> None:
+def test_an_event_published_twice_may_arrive_twice(topic: Any) -> None:
     topic.subscribe("a")
     topic.publish([event("1")])
     topic.publish([event("1")])
     assert set(ids(topic.pending("a"))) == {"1"}
 
 
-def test_an_event_is_tried_again_later_and_later(topic: SqliteTopic, clock: VirtualClock) -> None:
+def test_an_event_is_tried_again_later_and_later(topic: Any, clock: VirtualClock) -> None:
     topic.subscribe("a")
     topic.publish([event("1")])
     for attempts, seconds in enumerate([10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200]):
@@ -78,7 +78,7 @@ def test_an_event_is_tried_again_later_and_later(topic: SqliteTopic, clock: Virt
     assert (dead.event["id"], dead.attempts, dead.reason) == ("1", 11, "still busy")
 
 
-def test_what_is_refused_is_put_aside_at_once(topic: SqliteTopic) -> None:
+def test_what_is_refused_is_put_aside_at_once(topic: Any) -> None:
     topic.subscribe("a")
     topic.publish([event("1"), event("2")])
     topic.dead_letter(topic.pending("a")[0], "400")
@@ -86,7 +86,7 @@ def test_what_is_refused_is_put_aside_at_once(topic: SqliteTopic) -> None:
     assert [(h.event["id"], h.subscriber, h.reason) for h in topic.dead_letters()] == [("1", "a", "400")]
 
 
-def test_the_history_keeps_the_newest_and_whatever_is_still_awaited(topic: SqliteTopic) -> None:
+def test_the_history_keeps_the_newest_and_whatever_is_still_awaited(topic: Any) -> None:
     topic.publish([event(f"{n}") for n in range(4)])
     topic.subscribe("a")
     topic.publish([event("awaited")])
@@ -114,7 +114,7 @@ def without(name: str) -> dict[str, Any]:
         event("1", data="x" * 1024 * 1024),
     ],
 )
-def test_what_is_no_event_is_refused_whole(topic: SqliteTopic, wrong: Mapping[str, Any]) -> None:
+def test_what_is_no_event_is_refused_whole(topic: Any, wrong: Mapping[str, Any]) -> None:
     with pytest.raises(Refused):
         topic.publish([event("fine"), wrong])
     assert topic.recent() == []

@@ -2,8 +2,20 @@
 
 import azure.functions as func
 
-from functions import approvals, checks, deployments, effects, operator, people, runs, sweep, telemetry, training
+from functions import (
+    approvals,
+    checks,
+    deployments,
+    effects,
+    events,
+    operator,
+    people,
+    runs,
+    sweep,
+    telemetry,
+    training,
+)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-for module in (telemetry, checks, runs, effects, training, approvals, deployments, sweep, operator, people):
+for module in (telemetry, events, checks, runs, effects, training, approvals, deployments, sweep, operator, people):
     app.register_functions(module.bp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 
+from adapters import claims
 from functions import host
 from functions.each import each_loop
 from triggers import loop
@@ -21,3 +22,4 @@ def check_drift(timer: func.TimerRequest) -> None:
         loop.forget(ports, name)
 
     each_loop(ports, check)
+    claims.forget(ports.blobs, ports.clock.now())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import azure.functions as func
 import msgspec
 
@@ -15,7 +13,7 @@ bp = func.Blueprint()
 
 
 @bp.event_grid_trigger(arg_name="message")
-@wire.isolated("deployment-events", lambda message: json.dumps(message.get_json()).encode())
+@wire.isolated("deployment-events", wire.data)
 def forward_deployment(message: func.CloudEvent) -> None:
     """A deployment event into the queue of its site: Event Grid itself cannot set a session."""
     change = wire.change(message.get_json())
@@ -29,4 +27,4 @@ def forward_deployment(message: func.CloudEvent) -> None:
 @wire.isolated("deployments", lambda message: message.get_body())
 def deploy_to_site(message: func.ServiceBusMessage) -> None:
     """Ask one site to change; it counts as changed when its own telemetry says so."""
-    sites.deploy(host.ports(), wire.change(message.get_body()))
+    sites.deploy(host.ports(), wire.change(wire.body(message)))

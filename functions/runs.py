@@ -16,4 +16,4 @@ bp = func.Blueprint()
 @wire.isolated("runs", lambda message: message.get_body())
 def advance_run(message: func.ServiceBusMessage) -> None:
     """Move one run by one event; the message's session is the run's id."""
-    loop.tell(host.ports(), wire.event(message.get_body()))
+    loop.tell(host.ports(), wire.event(wire.body(message)))

@@ -9,7 +9,7 @@ from uuid import uuid4
 import azure.functions as func
 
 from drift.telemetry import MAX_BYTES
-from functions import answers, host
+from functions import answers, host, wire
 from triggers.errors import Refused, Retry
 from triggers.ports import Message
 
@@ -33,6 +33,13 @@ def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
     return answers.data({"accepted": 1}, status=202)
 
 
+@bp.event_grid_trigger(arg_name="message")
+@wire.isolated("telemetry-events", wire.data)
+def hear_telemetry(message: func.CloudEvent) -> None:
+    """A small batch as an event, into the queue; redelivered, it is the same batch."""
+    host.ports().bus.send("telemetry", [Message(id=wire.event_id(message), body=wire.batch(message))])
+
+
 @bp.service_bus_queue_trigger(
     arg_name="messages",
     queue_name="%TelemetryQueue%",
@@ -44,5 +51,11 @@ def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # no
     """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
     from triggers import intake  # numpy comes with it: not at a cold start
 
-    for reason in intake.ingest(host.ports(), [m.get_body() for m in messages]).reasons:
+    payloads = []
+    for message in messages:
+        try:
+            payloads.append(wire.body(message))
+        except Refused as problem:
+            wire.quarantine("telemetry", message.get_body(), str(problem))
+    for reason in intake.ingest(host.ports(), payloads).reasons:
         log.warning("quarantined a batch of %s", reason)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import azure.functions as func
 
 from functions import host, wire
@@ -13,7 +11,7 @@ bp = func.Blueprint()
 
 
 @bp.event_grid_trigger(arg_name="message")
-@wire.isolated("job-events", lambda message: json.dumps(message.get_json()).encode())
+@wire.isolated("job-events", wire.data)
 def job_ended(message: func.CloudEvent) -> None:
     """A job says it has ended; what it made is asked of the training service, not believed from the event."""
     loop.job_ended(host.ports(), wire.job(message.get_json()))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import azure.functions as func
 import msgspec
 
+from adapters import claims
 from functions import host
 from triggers import codec, events
 from triggers.errors import Refused
@@ -20,12 +23,46 @@ log = logging.getLogger("driftloop")
 
 JOB_ENDED = ("driftloop.job.ended",)
 DEPLOYMENT_REQUESTED = ("driftloop.deployment.requested",)
+TELEMETRY = ("driftloop.telemetry",)
 
 SUBSCRIPTIONS: Mapping[str, tuple[str, ...]] = {
     "job_ended": JOB_ENDED,
     "forward_deployment": DEPLOYMENT_REQUESTED,
+    "hear_telemetry": TELEMETRY,
 }
 """Event Grid subscriptions: function -> the event types that it is sent."""
+
+
+def body(message: func.ServiceBusMessage) -> bytes:
+    """What a message says; what was too large for the queue is fetched. Raises Refused."""
+    return claims.collect(host.ports().blobs, message.get_body())
+
+
+def data(message: func.CloudEvent) -> bytes:
+    """What an event says, as bytes to keep."""
+    return msgspec.json.encode(message.get_json())
+
+
+def event_id(message: func.CloudEvent) -> str:
+    """What names an event: an id is its source's own."""
+    return codec.digest(msgspec.json.encode([message.source, message.id]))
+
+
+def batch(message: func.CloudEvent) -> bytes:
+    """The envelope that an event brings: as `data_base64` or as text, byte by byte what its site has signed, or as an
+    object, which can bear no signature. Raises Refused."""
+    given = message.get_json()
+    encoded = message.extension_attrs.get("data_base64")
+    try:
+        if encoded is not None:
+            return base64.b64decode(encoded, validate=True)
+        if isinstance(given, str):
+            return given.encode()
+    except (ValueError, TypeError) as problem:
+        raise Refused(f"not an envelope: {problem}") from problem
+    if not isinstance(given, Mapping):
+        raise Refused("the event brings no envelope")
+    return msgspec.json.encode(given)
 
 
 def event(body: bytes) -> events.Event:

@@ -129,6 +129,32 @@ def _telemetry() -> dict[str, Any]:
     }
 
 
+def _events() -> dict[str, Any]:
+    one = {"schema": {"type": "object", "description": "A CloudEvent 1.0, or Event Grid's own schema"}}
+    media = ("application/json", "application/cloudevents+json", "application/cloudevents-batch+json")
+    counted = {"type": "object", "properties": {"events": {"type": "integer"}, "taken": {"type": "integer"}}}
+    shaken = {"type": "object", "properties": {"validationResponse": {"type": "string"}}}
+    origin = {"name": "WebHook-Request-Origin", "in": "header", "required": True, "schema": {"type": "string"}}
+    return {
+        "options": {
+            "summary": "The handshake of CloudEvents: Event Grid may send, nobody else",
+            "parameters": [origin],
+            "responses": {"200": {"description": "It may"}, **_problems(403)},
+        },
+        "post": {
+            "summary": "Events, one or an array; or the handshake of Event Grid's own schema",
+            "requestBody": {
+                "required": True,
+                "content": dict.fromkeys(media, one),
+            },
+            "responses": {
+                "200": _json("Each is done, or none of ours", {"anyOf": [counted, shaken]}),
+                **_problems(400, 413, 503),
+            },
+        },
+    }
+
+
 def _approvals() -> dict[str, Any]:
     form = {"schema": _ref("Given")}
     return {
@@ -180,6 +206,7 @@ def paths() -> dict[str, Any]:
     login["get"]["responses"]["401"] = _html("The link is not valid, or no longer")
     return {
         "/api/telemetry": _telemetry(),
+        "/api/events": _events(),
         "/api/login": login,
         "/api/session": _get("Who is signed in", _json("Who is signed in", _ref("Session"))),
         "/api/health": _get("Whether the state can be read", _json("It can", ok), 500, 503),

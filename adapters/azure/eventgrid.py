@@ -36,7 +36,7 @@ class EventGridTopic:
             cloudevents.encoded(event)
         sizes = [len(json.dumps(event)) for event in events]  # as the SDK writes them
         try:
-            made = [CloudEvent.from_dict(dict(event)) for event in events]
+            made: list[Any] = [CloudEvent.from_dict(dict(event)) for event in events]
         except ValueError as error:
             raise Refused(f"not a CloudEvent: {error}") from error
         for part in _parts(made, sizes):

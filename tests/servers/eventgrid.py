@@ -1,7 +1,7 @@
 """An Event Grid topic for tests: takes CloudEvents as the service does, and delivers them to webhooks.
 
-What it holds and when it tries again is the local topic's (`adapters.local.topic`), whose delivering side the local host
-drives for Event Grid triggers. Webhooks have to pass the handshake first.
+What it holds and when it tries again is the local topic's (`adapters.local.topic`), whose delivering side the local
+host drives for Event Grid triggers. Webhooks have to pass the handshake first.
 """
 
 from __future__ import annotations

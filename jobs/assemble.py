@@ -1,6 +1,6 @@
 """Stored telemetry -> one table: what the sites sent, each row once, with its label where that has come.
 
-Accepted batches lie in bundles at `batches/<loop>/<site>/<date of their start>/<digest>` in the blob store, some of
+Accepted batches lie in bundles at `batches/<loop>/<site>/<date of their start>-<digest>` in the blob store, some of
 them in two. Labels come in batches of their own time, late, twice or in any order. Of two rows, or labels, with one id
 at one site the one of the earlier batch (by start, then id) counts, so that the same files make the same table.
 """
@@ -55,18 +55,9 @@ def assemble(
 def _files(folder: Path, start: int) -> Iterator[str]:
     """Every batch that may hold rows or labels of rows since `start`."""
     first = (datetime.fromtimestamp(start, UTC) - LONGEST).date().isoformat()
-    for site in _folders(folder):
-        for date in _folders(site):
-            if os.path.basename(date) >= first:
-                for at, _, names in os.walk(date):
-                    yield from (os.path.join(at, name) for name in names)
-
-
-def _folders(folder: str | Path) -> list[str]:
-    try:
-        return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
-    except FileNotFoundError:
-        return []
+    for at, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (os.path.join(at, name) for name in sorted(names) if name[:10] >= first)
 
 
 @dataclass

@@ -152,7 +152,7 @@ def stored(ports: Ports, loop: str, site: str, since: int) -> Stored:
     schema, first = config.schema.telemetry(config.task), envelope.iso(since - int(LONGEST.total_seconds()))[:10]
     rows, labels, named = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)], set()
     for name in ports.blobs.names(f"batches/{loop}/{site}/"):
-        if name.split("/")[-2] < first:
+        if name.split("/")[-1] < first:
             continue
         for payload in envelope.unbundle(ports.blobs.get(name)):
             batch = envelope.decode(payload, schema, max_bytes=max(len(payload), 1))

@@ -272,7 +272,7 @@ class _Folder:
         for day, arrivals in self.kept.items():
             name = codec.digest("".join(a.digest for a in arrivals).encode())[:32]
             data = envelope.bundle([a.payload for a in arrivals])
-            self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}/{name}", data)
+            self.ports.blobs.put(f"batches/{self.loop.loop}/{self.site}/{day}-{name}", data)
         self.kept.clear()
         for key, window in self.windows.items():
             self.unit.raw(key)

@@ -104,9 +104,9 @@ class Home:
     def store(self, *batches: Batch) -> None:
         for b in batches:
             data = bundle([encode(b, self.schema)])
-            folder = self.blobs / "batches" / "pumps" / b.site / iso(b.start)[:10]
+            folder = self.blobs / "batches" / "pumps" / b.site
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / candidate.sha256(data)[:16]).write_bytes(data)
+            (folder / f"{iso(b.start)[:10]}-{candidate.sha256(data)[:16]}").write_bytes(data)
 
     @staticmethod
     def batch(site: str, name: str, start: int, rows: Table | None, labelled: Table | None) -> Batch:

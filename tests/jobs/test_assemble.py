@@ -96,10 +96,12 @@ def test_only_the_rows_of_the_time_and_the_sites_asked_for(home: Any, rows: Call
 def test_what_cannot_be_read_costs_only_itself_and_is_counted(home: Any, rows: Callable[..., Table]) -> None:
     told = rows(40)
     home.told(told)
-    folder = home.blobs / "batches" / "pumps" / "north" / "2024-01-03"
+    folder = home.blobs / "batches" / "pumps" / "north"
     bad = encode(home.batch("north", "x", home.start, told.take(np.arange(2)), None), home.schema)
-    (folder / "garbage").write_bytes(b"garbage")
-    (folder / "poison").write_bytes(bundle([b"{", bad.replace(b'"at":[', b'"at":["yesterday",').replace(b"p0", b"q0")]))
+    (folder / "2024-01-03-garbage").write_bytes(b"garbage")
+    (folder / "2024-01-03-poison").write_bytes(
+        bundle([b"{", bad.replace(b'"at":[', b'"at":["yesterday",').replace(b"p0", b"q0")])
+    )
     found = gathered(home)
     assert len(found.table) == 40
     assert len(found.left_out) >= 2
@@ -111,8 +113,8 @@ def test_a_batch_that_was_kept_twice_counts_once(home: Any, rows: Callable[..., 
     b = home.batch("north", "a", home.start, told, told)
     c = home.batch("north", "b", home.start, None, None)
     home.store(b)
-    folder = home.blobs / "batches" / "pumps" / "north" / "2024-01-01"
-    (folder / "again").write_bytes(bundle([encode(b, home.schema)]))
+    folder = home.blobs / "batches" / "pumps" / "north"
+    (folder / "2024-01-01-again").write_bytes(bundle([encode(b, home.schema)]))
     assert c.rows is None
     found = gathered(home)
     assert (len(found.table), found.left_out) == (10, {})

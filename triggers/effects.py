@@ -12,7 +12,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Train(Effect, frozen=True, kw_only=True, tag="train"):
-    """Train on what `sites` sent between `start` and `end` (None: all sites)."""
+    """Train on what `sites` sent between `start` and `end` (None: all sites), or on the table `data`.
+
+    With `model`, a model that somebody else registered becomes the candidate instead; `trained` is the window that it
+    is said to have been trained on.
+    """
 
     job: str
     start: datetime
@@ -20,6 +24,9 @@ class Train(Effect, frozen=True, kw_only=True, tag="train"):
     sites: tuple[str, ...] | None
     compute: str
     parent: str
+    data: str = ""
+    model: str = ""
+    trained: tuple[str, str] | None = None
 
 
 class Evaluate(Effect, frozen=True, kw_only=True, tag="evaluate"):

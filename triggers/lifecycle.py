@@ -45,8 +45,17 @@ class IllegalTransition(DriftloopError):
         super().__init__(story, run=run.id, phase=str(run.phase), event=event.id)
 
 
-def begin(decision: Decision, run_id: str, champion: str, limits: Limits) -> Step:
-    """A run starts in training, on the data before the holdout that its gate will need."""
+def begin(
+    decision: Decision,
+    run_id: str,
+    champion: str,
+    limits: Limits,
+    data: str = "",
+    model: str = "",
+    trained: tuple[str, str] | None = None,
+) -> Step:
+    """A run starts in training, on the data before the holdout that its gate will need; or with somebody's `model`,
+    which only has to become a candidate."""
     holdout = duration(limits.training.holdout)
     end = decision.at - holdout
     start = end - duration(limits.training.window)
@@ -67,7 +76,15 @@ def begin(decision: Decision, run_id: str, champion: str, limits: Limits) -> Ste
         limits=limits,
     )
     train = do.Train(
-        job=f"{run_id}-train", start=start, end=end, sites=decision.sites, compute=decision.compute, parent=champion
+        job=f"{run_id}-train",
+        start=start,
+        end=end,
+        sites=decision.sites,
+        compute=decision.compute,
+        parent=champion,
+        data=data,
+        model=model,
+        trained=trained,
     )
     deadline = do.SetDeadline(phase=Phase.TRAINING, at=decision.at + duration(limits.training.timeout))
     return Step(run, (train, deadline))

@@ -76,6 +76,9 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     if made := unit.get(f"decision/{stamp}", policy.Decision):
         return Checked({}, made)  # a timer that came twice
     reports, findings = _assess(ports, unit, loop, fleet)
+    told = [codec.decode(value, policy.Finding) for _, value in unit.scan("signal/")]
+    findings += told
+    labels = _labels(unit)
     may_begin = findings and not unit.head.active and not policy.cooling(unit.head.history, now, loop)
     decision, history = policy.decide(
         findings,
@@ -86,16 +89,21 @@ def _check(ports: Ports, loop_name: str) -> Checked:
         active=sorted(unit.head.active.values()),
         rows=_labelled_rows(ports, loop, fleet, now) if may_begin else 0,
         frozen=sites.frozen(ports, loop_name),
-        fresh=any(report.windows for report in reports.values()),
+        fresh=bool(told) or any(report.windows for report in reports.values()),
+        unlabelled=_unlabelled(loop, labels),
     )
+    for key, _ in list(unit.scan("signal/")):
+        unit.delete(key)
     unit.put(f"decision/{stamp}", decision)
     unit.set_head(history=history)
     for candidate, report in reports.items():
         ports.blobs.put(f"reports/{loop_name}/{stamp}-{candidate[:12]}.json", msgspec.json.encode(report.to_dict()))
     run = ""
     if decision.action == "retrain":
-        run = _begin(unit, decision, loop)
+        run = _begin(unit, decision, loop, data=_use_labels(unit, loop, labels))
     elif decision.findings:
+        if (why := _unlabelled(loop, labels)) and decision.reason.endswith(f"held: {why}"):
+            _keep_labels(unit, {**labels, "waiting": decision.reason})
         unit.note("held", loop_name, decision.reason, scope=decision.scope)
     unit.commit()
     return Checked(reports, decision, run)
@@ -188,7 +196,8 @@ def _labelled_rows(ports: Ports, loop: Loop, fleet: Fleet, now: datetime) -> int
 # --- runs
 
 
-def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str = "") -> str:
+def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str = "", **train: Any) -> str:
+    """`train`: what the first job works on, where that is not what the sites sent."""
     number = unit.head.counter + 1
     run_id = f"{loop.loop}.{decision.at:%Y-%m-%d}.{number}"
     champion = unit.head.champion_of(decision.sites[0]) if decision.sites else unit.head.champion
@@ -202,7 +211,7 @@ def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str
     if candidate:
         step = lifecycle.enter(decision, run_id, champion, candidate, limits)
     else:
-        step = lifecycle.begin(decision, run_id, champion, limits)
+        step = lifecycle.begin(decision, run_id, champion, limits, **train)
     unit.set_head(counter=number, active={**unit.head.active, decision.scope: run_id})
     unit.put(f"run/{run_id}", step.run)
     unit.post(run_id, "begin", step.effects)
@@ -221,11 +230,14 @@ def retrain(ports: Ports, loop_name: str, by: str, reason: str) -> str:
     return _start(ports, loop_name, reason, by)
 
 
-def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "") -> str:
+def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "", **train: Any) -> str:
     loop = ports.configs.loop(loop_name)
 
     def attempt() -> str:
         unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        known = f"model/{codec.short(train['model'])}" if train.get("model") else ""
+        if known and (begun := unit.raw(known)):
+            return begun.decode()
         if unit.head.active:
             raise Refused(f"{min(unit.head.active.values())} has not ended", loop=loop_name)
         if why := sites.frozen(ports, loop_name):
@@ -237,13 +249,84 @@ def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = 
         decision = policy.Decision(loop=loop_name, at=unit.now, action="retrain", reason=words)
         if choice.where == "edge":
             decision = policy.placed(decision, choice)
-        run_id = _begin(unit, decision, loop, candidate)
+        begun_with = train if candidate or train else {"data": _use_labels(unit, loop, _labels(unit))}
+        run_id = _begin(unit, decision, loop, candidate, **begun_with)
+        if known:
+            unit.put_raw(known, run_id.encode())
         unit.commit()
         return run_id
 
     run_id = again(attempt)
     flush(ports, run_id)
     return run_id
+
+
+def registered(ports: Ports, loop_name: str, model: str, by: str, trained: tuple[str, str] | None = None) -> str:
+    """A model that somebody else registered (`model`: azureml:NAME:VERSION) becomes a candidate and goes to the gate,
+    once. Rows within `trained` are no test of it; where nothing is said, no row is. Raises Refused while another run is
+    active."""
+    return _start(ports, loop_name, f"{model} was registered", by, model=model, trained=trained)
+
+
+def breached(ports: Ports, loop_name: str, event_id: str, reason: str) -> None:
+    """A monitor of the training service says that something moved: evidence for the next check, once."""
+    finding = policy.Finding(kind="monitor", statistical=False, scope="fleet", sites=(), features=(), reason=reason)
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        seen = f"signalled/{codec.short(event_id)}"
+        if unit.raw(seen) is None:
+            unit.put_raw(seen, b"1")
+            unit.put(f"signal/{codec.short(event_id)}", finding)
+            unit.note("monitor", loop_name, reason)
+            unit.commit()
+
+    again(attempt)
+
+
+def labelled(ports: Ports, loop_name: str, version: str) -> str:
+    """A new version of the labelled data asset that a loop waits for; the run that begins, where one was due."""
+    loop = ports.configs.loop(loop_name)
+
+    def attempt() -> str:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        labels = _labels(unit)
+        if labels.get("version") == version:
+            return ""
+        waiting = labels.pop("waiting", "")
+        _keep_labels(unit, {**labels, "version": version})
+        unit.note("labels", loop_name, f"version {version} of {loop.training.labels} has come")
+        unit.commit()
+        return waiting
+
+    if not (waiting := again(attempt)):
+        return ""
+    return _start(ports, loop_name, f"version {version} of {loop.training.labels} has come; {waiting}", "driftloop")
+
+
+def _labels(unit: LoopUnit) -> dict[str, str]:
+    """`version` of the labelled data asset that came last, the one `used` last, what is `waiting` for the next."""
+    found: dict[str, str] = msgspec.json.decode(unit.raw("labels") or b"{}")
+    return found
+
+
+def _keep_labels(unit: LoopUnit, labels: Mapping[str, str]) -> None:
+    unit.put_raw("labels", msgspec.json.encode(labels))
+
+
+def _unlabelled(loop: Loop, labels: Mapping[str, str]) -> str:
+    if loop.training.labels is None or labels.get("version", "") != labels.get("used", ""):
+        return ""
+    last = f" after {labels['used']}" if labels.get("used") else ""
+    return f"waiting for a version of the labelled data asset {loop.training.labels}{last}"
+
+
+def _use_labels(unit: LoopUnit, loop: Loop, labels: Mapping[str, str]) -> str:
+    """The labelled data asset to train on, noted as used; empty where labels come from telemetry."""
+    if loop.training.labels is None or not labels.get("version"):
+        return ""
+    _keep_labels(unit, {"version": labels["version"], "used": labels["version"]})
+    return f"azureml:{loop.training.labels}:{labels['version']}"
 
 
 def adopt(ports: Ports, loop_name: str, candidate: str, by: str) -> None:
@@ -368,12 +451,18 @@ def _wanted(run: Run, effect: do.Effect) -> bool:
 
 
 def _train(ports: Ports, run: Run, effect: do.Train) -> None:
-    spec = {
+    spec: dict[str, Any] = {
         "from": effect.start.isoformat(),
         "to": effect.end.isoformat(),
         "parent": effect.parent,
         "sites": _may_leave(ports, run, effect.sites),
     }
+    if effect.data:
+        spec["data"] = effect.data
+    if effect.model:
+        spec["model"] = effect.model
+    if effect.trained:
+        spec["trained_from"], spec["trained_to"] = effect.trained
     _submit(ports, run, effect, "train", spec, run.limits.training.timeout)
 
 

@@ -55,11 +55,13 @@ def decide(
     rows: int = 0,
     frozen: str = "",
     fresh: bool = True,
+    unlabelled: str = "",
 ) -> tuple[Decision, History]:
     """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute.
 
     `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended. A check that
-    is not `fresh` had no new window to assess: an alarm that persists confirms nothing.
+    is not `fresh` had no new window to assess: an alarm that persists confirms nothing. `unlabelled` says which labels
+    from annotation a training waits for.
     """
     moved = [f for f in findings if f.kind in loop.retrain.on]
     decision = Decision(loop=loop.loop, at=now, action="hold", reason="", findings=tuple(findings))
@@ -81,7 +83,7 @@ def decide(
         "retraining is switched off" if not loop.retrain.enabled else "",
         cooling(history, now, loop),
         _spent(history, now, loop),
-        _few(rows, loop),
+        unlabelled or ("" if loop.training.labels else _few(rows, loop)),
         "" if choice.where else choice.reason,
     ):
         if forbidden:

@@ -4,6 +4,7 @@ import azure.functions as func
 
 from functions import (
     approvals,
+    azureml,
     checks,
     deployments,
     effects,
@@ -17,5 +18,6 @@ from functions import (
 )
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-for module in (telemetry, events, checks, runs, effects, training, approvals, deployments, sweep, operator, people):
+modules = (telemetry, events, checks, runs, effects, training, azureml)
+for module in (*modules, approvals, deployments, sweep, operator, people):
     app.register_functions(module.bp)

@@ -15,7 +15,7 @@ import azure.functions as func
 import msgspec
 from azure.functions.meta import Datum
 
-from functions import answers, deployments, telemetry, training, wire
+from functions import answers, azureml, deployments, telemetry, training, wire
 from triggers.errors import Retry
 
 bp = func.Blueprint()
@@ -29,6 +29,7 @@ HANDLERS: Mapping[str, Callable[..., None]] = {
     "job_ended": training.job_ended,
     "forward_deployment": deployments.forward_deployment,
     "hear_telemetry": telemetry.hear_telemetry,
+    "workspace_changed": azureml.workspace_changed,
 }
 """The functions behind `wire.SUBSCRIPTIONS`."""
 

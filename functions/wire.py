@@ -24,11 +24,19 @@ log = logging.getLogger("driftloop")
 JOB_ENDED = ("driftloop.job.ended",)
 DEPLOYMENT_REQUESTED = ("driftloop.deployment.requested",)
 TELEMETRY = ("driftloop.telemetry",)
+WORKSPACE = (
+    "Microsoft.MachineLearningServices.RunCompleted",
+    "Microsoft.MachineLearningServices.RunStatusChanged",
+    "Microsoft.MachineLearningServices.ModelRegistered",
+    "Microsoft.MachineLearningServices.DatasetDriftDetected",
+    "Microsoft.Resources.ResourceWriteSuccess",
+)
 
 SUBSCRIPTIONS: Mapping[str, tuple[str, ...]] = {
     "job_ended": JOB_ENDED,
     "forward_deployment": DEPLOYMENT_REQUESTED,
     "hear_telemetry": TELEMETRY,
+    "workspace_changed": WORKSPACE,
 }
 """Event Grid subscriptions: function -> the event types that it is sent."""
 

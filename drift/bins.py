@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,12 +55,31 @@ class Grid:
         """
         cell = self.cells.of(x)
         found: NDArray[Any] = self.start.take(cell)
+        edge, _ = _room(len(x))
         for first in self.firsts:  # the next edge may lie in a later cell: then no value of this one reaches it
-            np.add(found, (x >= first.take(cell)).view(np.uint8), out=found)
+            first.take(cell, out=edge, mode="clip")
+            np.add(found, (x >= edge).view(np.uint8), out=found)
         for step in self.steps:
             above = x >= self.edges.take(found.astype(np.intp) + (step - 1))
             np.add(found, above.view(np.uint8) * np.uint8(step), out=found)
         return found
+
+
+class _Room(threading.local):
+    """Two arrays that are written again and again: new memory for each block would cost more than the arithmetic."""
+
+    values: NDArray[np.float64] = np.empty(0)
+    cells: NDArray[np.intp] = np.empty(0, np.intp)
+
+
+_ROOM = _Room()
+
+
+def _room(n: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The room of this thread, for n values."""
+    if len(_ROOM.values) < n:
+        _ROOM.values, _ROOM.cells = np.empty(n), np.empty(n, np.intp)
+    return _ROOM.values[:n], _ROOM.cells[:n]
 
 
 _SIDE_BY_SIDE = 3
@@ -75,15 +95,15 @@ class _Even:
     number: int
 
     def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The cell of each value, 0 for NaN."""
-        if self.scale == 0.0:
-            return np.zeros(len(x), np.intp)
+        """The cell of each value, 0 for NaN; until the next call of this thread."""
+        place, cell = _room(len(x))
         with np.errstate(over="ignore", invalid="ignore"):
-            place = x - self.low
+            np.subtract(x, self.low, out=place)
             place *= self.scale
         np.fmax(place, 0.0, out=place)
         np.fmin(place, self.number - 1.0, out=place)
-        return place.astype(np.intp)
+        np.copyto(cell, place, casting="unsafe")
+        return cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +120,10 @@ class _Octaves:
         return 2 * self.half
 
     def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The cell of each value, 0 for NaN."""
-        bits = (x + 0.0).view(np.int64)  # -0.0 is 0.0
-        cell = bits & _MAGNITUDE
+        """The cell of each value, 0 for NaN; until the next call of this thread."""
+        place, cell = _room(len(x))
+        bits = np.add(x, 0.0, out=place).view(np.int64)  # -0.0 is 0.0
+        np.bitwise_and(bits, _MAGNITUDE, out=cell)
         nan = cell > _INFINITE if cell.max(initial=0) > _INFINITE else None
         cell >>= np.int64(self.shift)
         cell -= np.int64(self.low)
@@ -112,7 +133,7 @@ class _Octaves:
         cell += np.int64(self.half)
         if nan is not None:
             cell[nan] = 0
-        return cell.astype(np.intp, copy=False)
+        return cell
 
 
 _MAGNITUDE, _INFINITE = np.int64(2**63 - 1), np.int64(0x7FF << 52)

@@ -50,11 +50,11 @@ class Progress:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, replay: Replay) -> None:
-        """What is replayed; the page is live from here on."""
+        """What is replayed; the page is live from here on. A login link is for a terminal, not for a log."""
         self._replay = replay
         self._audit = shell.head(replay.local.ports, replay.loop.loop).audit
         link = replay.local.people.login_link(replay.url)
-        self.say(f"page: {replay.url}/   sign in: {link}")
+        self.say(f"page: {replay.url}/" + (f"   sign in: {link}" if self.console.is_terminal else ""))
 
     def tick(self, now: datetime) -> None:
         """Tell what the audit trail has got since the last tick, and redraw."""

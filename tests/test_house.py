@@ -53,6 +53,7 @@ def test_the_layout_is_there() -> None:
         "adapters/local",
         "docs/schemas",
         "examples/flights",
+        "infra",
         "tests",
         "bench",
     }

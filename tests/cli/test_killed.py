@@ -115,6 +115,7 @@ def test_on_a_terminal_it_draws_where_it_is(alone: tuple[str, dict[str, Any]]) -
     drawn, _ = alone
     assert re.search(r"telemetry\W+[\d,]{5,} rows", drawn)
     assert re.search(r"check.*(no drift|nothing moved|drift in)", drawn)
+    assert "token=" in drawn
 
 
 def test_rows_that_are_left_out_are_counted_by_reason(alone: tuple[str, dict[str, Any]]) -> None:
@@ -158,5 +159,6 @@ def test_a_killed_replay_goes_on_and_ends_as_it_would_have(
     state = tmp_path / "killed"
     for after in random.uniform(3.0, 13.0, 3):
         killed(loop, state, float(after))
-    ended(loop, state)
+    drawn = ended(loop, state)
     assert told(told_by(state)) == told(wanted)
+    assert "token=" not in drawn, "a login link is for a terminal, not for a log"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from triggers import intake, loop
+from triggers import intake, loop, views
+from triggers.records import AuditEntry
+
+NOW = datetime(2013, 4, 13, tzinfo=UTC)
 
 SECURITY = {
     "cache-control": "no-store",
@@ -125,6 +128,16 @@ def test_quarantine_says_why(stage: Any) -> None:
     said = stage.get("/api/loops/flights/quarantine").json()
     assert said["total"] == 1
     assert said["quarantined"][0]["reason"].startswith("not JSON")
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [("training", "The time for training was over."), ("rolling-out/0", "The time for rolling-out, wave 1, was over.")],
+)
+def test_the_story_counts_waves_from_1(phase: str, said: str) -> None:
+    kind = "event-deadline-passed"
+    entry = AuditEntry(seq=1, at=NOW, kind=kind, subject="x", actor="", text="", data={"event": {"phase": phase}})
+    assert views.sentence(entry).text == said
 
 
 def test_what_is_not_an_envelope_is_taken_then_quarantined_and_logged(

@@ -188,9 +188,23 @@ class Drift(Section, frozen=True, kw_only=True):
     quorum: Quorum = Quorum()
 
 
+class Follows(Section, frozen=True, kw_only=True):
+    """What follows drift, by how far it reaches: retrain, or maintain (somebody has a look at each site that moved).
+
+    site: of single sites; a broken sensor is not a changed world
+    cohort: of a cohort
+    fleet: of the fleet
+    """
+
+    site: Literal["retrain", "maintain"] = "maintain"
+    cohort: Literal["retrain", "maintain"] = "retrain"
+    fleet: Literal["retrain", "maintain"] = "retrain"
+
+
 class Retrain(Section, frozen=True, kw_only=True):
     """When drift leads to a retraining: hysteresis, cooldown, budget, enough rows.
 
+    scope: what follows drift of a site, a cohort or the fleet
     on: the kinds of drift that count; monitor is what an Azure ML monitor has found
     confirm: so many checks in a row must say drift
     cooldown: how long to wait after the end of the last run
@@ -199,6 +213,7 @@ class Retrain(Section, frozen=True, kw_only=True):
     enabled: false measures and reports, and retrains only by hand
     """
 
+    scope: Follows = Follows()
     on: tuple[Literal["feature", "prediction", "label", "performance", "monitor"], ...] = (
         "feature",
         "prediction",
@@ -247,6 +262,8 @@ class Training(Section, frozen=True, kw_only=True):
     environment: on Azure ML: azureml:NAME:VERSION, azureml://..., or a Dockerfile or conda file beside loop.yaml
     labels: on Azure ML: the labelled data asset that retraining waits for, where labels come from annotation
     needs: a site's instance type must have so much
+    site_share: the largest share of the rows, in training and in evaluation, that one site may have; default: three
+        times an even share
     send: a site's own data asset is sent to the cloud if its link takes no longer
     cost: the cheaper place is taken, where both will do
     """
@@ -260,6 +277,7 @@ class Training(Section, frozen=True, kw_only=True):
     environment: str | None = None
     labels: str | None = None
     needs: Needs = Needs()
+    site_share: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     send: Duration = "6h"
     cost: Cost = Cost()
 

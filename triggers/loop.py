@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,8 +21,9 @@ from triggers import events as on
 from triggers.compute import choose
 from triggers.config import Fleet, Loop, duration, rate
 from triggers.errors import Conflict, Refused
-from triggers.ports import Job, Message, Ports
+from triggers.ports import Job, Message, Ports, Put
 from triggers.records import (
+    Ailments,
     AuditEntry,
     BatchRecord,
     Freeze,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from drift.report import Report
 
 replace = msgspec.structs.replace
+
+MAINTENANCE = "driftloop.site.maintenance"
+"""The type of the event that says that somebody should have a look at a site."""
 
 
 class Detector(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +71,8 @@ def check(ports: Ports, loop_name: str) -> Checked:
     checked = again(lambda: _check(ports, loop_name))
     if checked.run:
         flush(ports, checked.run)
+    if checked.decision.maintenance:
+        tell_ailments(ports, loop_name)
     return checked
 
 
@@ -105,8 +112,53 @@ def _check(ports: Ports, loop_name: str) -> Checked:
         if (why := _unlabelled(loop, labels)) and decision.reason.endswith(f"held: {why}"):
             _keep_labels(unit, {**labels, "waiting": decision.reason})
         unit.note("held", loop_name, decision.reason, scope=decision.scope)
+    if decision.maintenance:
+        unit.put(f"ailment/{stamp}", Ailments(at=now, sites=decision.maintenance))
+        unit.note("maintenance", loop_name, _ailing(decision.maintenance), sites=[m.site for m in decision.maintenance])
     unit.commit()
     return Checked(reports, decision, run)
+
+
+def tell_ailments(ports: Ports, loop_name: str) -> None:
+    """Publish and tell what somebody should look at and was not told of; told twice, it bears the same id."""
+    for record in list(ports.store.scan(loop_name, "ailment/")):
+        found = codec.decode(record.value, Ailments)
+        if found.told:
+            continue
+        name = f"maintenance/{loop_name}/{found.at:%Y%m%dT%H%M%S}"
+        ports.topic.publish(
+            [
+                {
+                    "specversion": "1.0",
+                    "id": f"{name}/{wanted.site}",
+                    "source": "/driftloop/checks",
+                    "type": MAINTENANCE,
+                    "subject": f"{loop_name}/{wanted.site}",
+                    "time": found.at.isoformat(),
+                    "data": {"loop": loop_name, "at": found.at.isoformat(), **msgspec.to_builtins(wanted)},
+                }
+                for wanted in found.sites
+            ]
+        )
+        count = len(found.sites)
+        ports.notifier.tell(
+            {
+                "id": name,
+                "kind": "maintenance",
+                "loop": loop_name,
+                "title": f"{loop_name}: {count} site{'s' * (count > 1)} to look at",
+                "text": _ailing(found.sites),
+                "facts": {"sites": [m.site for m in found.sites[:20]]},
+                "link": "/api/ui/",
+            }
+        )
+        with suppress(Conflict):
+            ports.store.commit(loop_name, [Put(record.key, codec.encode(replace(found, told=True)), record.version)])
+
+
+def _ailing(wanted: Sequence[policy.Maintenance], most: int = 5) -> str:
+    more = f"; and {len(wanted) - most} more sites" if len(wanted) > most else ""
+    return "; ".join(f"{m.site}: {m.reason}" for m in wanted[:most]) + more
 
 
 def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dict[str, Report], list[policy.Finding]]:
@@ -799,6 +851,7 @@ def sweep(ports: Ports, loop_name: str) -> None:
     """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported."""
     for run_id in _unsent(ports, loop_name):
         flush(ports, run_id)
+    tell_ailments(ports, loop_name)
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
             job_ended(ports, f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}")

@@ -27,8 +27,18 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided before. `streak` counts the checks in a row that found drift, by scope."""
 
     streak: dict[str, int] = {}
+    ailing: dict[str, int] = {}  # the checks in a row that found something for maintenance, by site
     starts: tuple[datetime, ...] = ()  # of runs, newest last; as far back as the budget looks
     ended: datetime | None = None  # of the last run
+
+
+class Maintenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody should have a look at a site: what is wrong there is no reason to train."""
+
+    site: str
+    kinds: tuple[str, ...]
+    features: tuple[str, ...]
+    reason: str
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +52,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     compute: Literal["cloud", "edge"] = "cloud"
     reason: str
     findings: tuple[Finding, ...] = ()
+    maintenance: tuple[Maintenance, ...] = ()
 
 
 def decide(
@@ -57,14 +68,18 @@ def decide(
     fresh: bool = True,
     unlabelled: str = "",
 ) -> tuple[Decision, History]:
-    """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute.
+    """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute; and
+    maintenance of sites with something wrong that no training answers, each time that begins and is confirmed.
 
     `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended. A check that
     is not `fresh` had no new window to assess: an alarm that persists confirms nothing. `unlabelled` says which labels
     from annotation a training waits for.
     """
-    moved = [f for f in findings if f.kind in loop.retrain.on]
+    moved = [f for f in findings if f.kind in loop.retrain.on and not _maintained(f, loop)]
     decision = Decision(loop=loop.loop, at=now, action="hold", reason="", findings=tuple(findings))
+    if fresh:
+        history, wanted = _maintenance(findings, history, loop)
+        decision = msgspec.structs.replace(decision, maintenance=wanted)
     if not fresh:
         others = _said([f for f in findings if f not in moved])
         return _hold(decision, "; ".join(filter(None, ("no new windows to assess", others)))), history
@@ -92,6 +107,34 @@ def decide(
     started = msgspec.structs.replace(kept, starts=(*_recent(history, now, loop), now), streak={})
     chosen = msgspec.structs.replace(decision, action="retrain", scope=scope, sites=sites, reason=reason)
     return placed(chosen, choice), started
+
+
+def _maintained(finding: Finding, loop: Loop) -> bool:
+    """Whether it asks for maintenance: what the policy says of its reach, and any rule that single sites break."""
+    if finding.kind not in loop.retrain.on:
+        return finding.scope == "site"
+    follows = {"site": loop.retrain.scope.site, "cohort": loop.retrain.scope.cohort, "fleet": loop.retrain.scope.fleet}
+    return finding.kind != "monitor" and follows[finding.scope] == "maintain"
+
+
+def _maintenance(findings: Sequence[Finding], history: History, loop: Loop) -> tuple[History, tuple[Maintenance, ...]]:
+    """The history with what ails, and the sites whose ailment is confirmed by this check."""
+    by_site: dict[str, list[Finding]] = {}
+    for finding in findings:
+        for site in finding.sites if _maintained(finding, loop) else ():
+            by_site.setdefault(site, []).append(finding)
+    ailing = {site: history.ailing.get(site, 0) + 1 for site in sorted(by_site)}
+    wanted = tuple(
+        Maintenance(
+            site=site,
+            kinds=tuple(sorted({f.kind for f in by_site[site]})),
+            features=tuple(sorted({name for f in by_site[site] for name in f.features})),
+            reason=_said(sorted(by_site[site], key=lambda f: (f.kind, f.reason))),
+        )
+        for site, checks in ailing.items()
+        if checks == loop.retrain.confirm
+    )
+    return msgspec.structs.replace(history, ailing=ailing), wanted
 
 
 def placed(decision: Decision, choice: Choice) -> Decision:

@@ -11,7 +11,7 @@ import msgspec
 from triggers import codec
 from triggers.effects import AnyEffect
 from triggers.errors import Conflict, NotFound
-from triggers.policy import History
+from triggers.policy import History, Maintenance
 from triggers.ports import Delete, Put, Store
 from triggers.rollout import Health, SiteStatus
 from triggers.run import Run
@@ -130,6 +130,14 @@ class Orphans(msgspec.Struct, frozen=True, kw_only=True):
     ids: list[str]
     at: list[int]
     label: list[float]
+
+
+class Ailments(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check wants somebody to look at, and whether that was told."""
+
+    at: datetime
+    sites: tuple[Maintenance, ...]
+    told: bool = False
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):

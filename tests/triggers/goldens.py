@@ -126,6 +126,11 @@ STORED: tuple[Any, ...] = (
         rows=((3, "x", "is no number"),),
     ),
     records.Orphans(ids=["r1", "r2"], at=[1_773_000_000, 1_773_000_060], label=[0.0, 1.0]),
+    records.Ailments(
+        at=NOW,
+        sites=(policy.Maintenance(site="b", kinds=("feature",), features=("x",), reason="x moved at b"),),
+        told=True,
+    ),
     records.Freeze(by="ann", at=NOW, reason="inventory"),
     Detector(state=b"\x00DLS1", cursor={"a": 1_773_014_400}),
     approval.Request(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.triggers.samples import DAY, NOW, a_fleet, a_loop, replace
-from triggers.config import Fleet, Retrain, Site, Training
-from triggers.policy import Decision, Finding, History, decide
+from triggers.config import Fleet, Follows, Retrain, Site, Training
+from triggers.policy import Decision, Finding, History, Maintenance, decide
 
 FLEET = Fleet(
     sites=(
@@ -29,6 +29,10 @@ NONE = History()
 def a_finding(scope: str = "fleet", sites: tuple[str, ...] = ("a", "b", "c"), **changes: Any) -> Finding:
     found = Finding(kind="feature", statistical=True, scope=scope, sites=sites, features=("x",), reason="x moved")
     return replace(found, **changes)
+
+
+ALONE = {"scope": Follows(site="retrain")}
+"""A policy that trains for a single site."""
 
 
 def said(findings: list[Finding], history: History = NONE, **more: Any) -> tuple[Decision, History]:
@@ -118,11 +122,11 @@ def test_a_check_without_new_windows_confirms_nothing_and_forgets_nothing() -> N
 
 
 def test_a_site_that_moved_is_retrained_for_alone() -> None:
-    decision, history = said([a_finding("site", ("b",))], retrain={"confirm": 2})
+    decision, history = said([a_finding("site", ("b",))], retrain={"confirm": 2, **ALONE})
     assert (decision.scope, decision.sites) == ("site:b", ("b",))
     assert decision.reason == "site:b: x moved; held: seen in 1 check in a row, 2 confirm it"
     assert history.streak == {"site:b": 1}
-    decision, _ = said([a_finding("site", ("b",))], history, retrain={"confirm": 2})
+    decision, _ = said([a_finding("site", ("b",))], history, retrain={"confirm": 2, **ALONE})
     assert (decision.action, decision.scope, decision.sites) == ("retrain", "site:b", ("b",))
     assert decision.reason == "site:b: x moved; 2 checks in a row; 5,000 labelled rows; compute cloud"
 
@@ -141,19 +145,67 @@ def test_the_widest_scope_wins() -> None:
 
 
 def test_another_scope_than_last_time_is_not_confirmed_by_it() -> None:
-    _, history = said([a_finding("site", ("a",))], retrain={"confirm": 2})
-    decision, history = said([a_finding("site", ("b",))], history, retrain={"confirm": 2})
+    _, history = said([a_finding("site", ("a",))], retrain={"confirm": 2, **ALONE})
+    decision, history = said([a_finding("site", ("b",))], history, retrain={"confirm": 2, **ALONE})
     assert decision.action == "hold"
     assert history.streak == {"site:b": 1}
 
 
 def test_a_fleet_that_moved_keeps_the_streaks_of_its_sites_going() -> None:
-    confirm = {"confirm": 3}
+    confirm = {"confirm": 3, **ALONE}
     _, history = said([a_finding("site", ("a",))], retrain=confirm)
     _, history = said([a_finding()], history, retrain=confirm)
     assert history.streak == {"fleet": 1, "site:a": 2}
     decision, _ = said([a_finding("site", ("a",))], history, retrain=confirm)
     assert (decision.action, decision.scope) == ("retrain", "site:a")
+
+
+def test_a_broken_sensor_at_one_site_is_for_a_technician_and_not_for_training() -> None:
+    broken = a_finding("site", ("b",))
+    decision, history = said([broken], retrain={"confirm": 2})
+    assert (decision.action, decision.maintenance) == ("hold", ())
+    assert decision.reason == "nothing that retraining answers: x moved"
+    decision, history = said([broken], history, retrain={"confirm": 2})
+    assert decision.maintenance == (Maintenance(site="b", kinds=("feature",), features=("x",), reason="x moved"),)
+    decision, history = said([broken], history, retrain={"confirm": 2})
+    assert decision.maintenance == (), "it is told once"
+    _, history = said([], history, retrain={"confirm": 2})
+    assert history == History()
+    decision, _ = said([broken], history)
+    assert [m.site for m in decision.maintenance] == ["b"], "it has begun anew"
+
+
+def test_every_site_that_moved_by_itself_is_named_with_all_that_is_wrong_there() -> None:
+    found = [
+        a_finding("site", ("a", "c")),
+        a_finding("site", ("a",), kind="missing", statistical=False, features=("y",), reason="y is missing at a"),
+        a_finding("fleet", ("a", "b", "c"), kind="range", statistical=False, reason="out of range everywhere"),
+    ]
+    decision, _ = said(found)
+    assert decision.maintenance == (
+        Maintenance(site="a", kinds=("feature", "missing"), features=("x", "y"), reason="x moved; y is missing at a"),
+        Maintenance(site="c", kinds=("feature",), features=("x",), reason="x moved"),
+    )
+
+
+def test_the_world_changes_and_a_sensor_breaks_and_both_are_answered() -> None:
+    decision, _ = said(
+        [a_finding(), a_finding("site", ("b",), kind="silence", statistical=False, reason="b is silent")]
+    )
+    assert (decision.action, decision.scope) == ("retrain", "fleet")
+    assert [m.site for m in decision.maintenance] == ["b"]
+
+
+def test_what_follows_is_what_the_policy_says_of_the_reach() -> None:
+    decision, _ = said([a_finding()], retrain={"scope": Follows(fleet="maintain")})
+    assert (decision.action, [m.site for m in decision.maintenance]) == ("hold", ["a", "b", "c"])
+    decision, _ = said([a_finding("site", ("b",))], retrain=ALONE)
+    assert (decision.scope, decision.maintenance) == ("site:b", ())
+
+
+def test_a_check_without_new_windows_confirms_no_ailment() -> None:
+    decision, history = said([a_finding("site", ("b",))], History(ailing={"b": 1}), retrain={"confirm": 2}, fresh=False)
+    assert (decision.maintenance, history.ailing) == ((), {"b": 1})
 
 
 def test_many_reasons_are_cut_short() -> None:

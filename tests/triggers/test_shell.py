@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from tests.triggers.world import DAY, LOOP, START, World, a_fleet, a_reference, put_candidate
-from triggers import events, loop, sites
+from triggers import codec, events, loop, sites
+from triggers.config import Follows
 from triggers.errors import NotFound, Refused
 from triggers.lifecycle import IllegalTransition
-from triggers.ports import Message
-from triggers.records import verify
+from triggers.ports import Message, Put
+from triggers.records import Ailments, verify
 from triggers.run import Phase
 
 replace = msgspec.structs.replace
@@ -125,17 +126,43 @@ def test_drift_leads_by_training_gate_and_a_person_to_a_verified_rollout(world: 
     assert len(world.runs) == 1, "the new champion is not blamed for what the old one saw"
 
 
-def test_a_site_that_drifts_alone_gets_a_model_of_its_own(worlds: Worlds) -> None:
-    world = worlds(a_loop=replace(LOOP, retrain=replace(LOOP.retrain, minimum_rows=10)))
-    first = world.begin()
-    world.days(2)
+def only_b_moves(world: World) -> None:
     speak = world.batch
 
-    def only_b(site: str, **more: Any) -> Any:
+    def moved(site: str, **more: Any) -> Any:
         world.shift = 3.0 if site == "b" else 0.0
         return speak(site, **more)
 
-    world.batch = only_b  # type: ignore[method-assign]
+    world.batch = moved  # type: ignore[method-assign]
+
+
+def test_a_site_that_drifts_alone_is_for_a_technician_who_hears_of_it_once(world: World) -> None:
+    world.days(2)
+    only_b_moves(world)
+    world.days(6)
+    assert world.runs == []
+    (card,) = [c for c in world.board.cards.values() if c["kind"] == "maintenance"]
+    assert card["title"] == "line: 1 site to look at"
+    assert card["text"].startswith("b: feature drift in x")
+    (entry,) = [e for e in loop.story(world.ports, "line") if e.kind == "maintenance"]
+    assert entry.data["sites"] == ["b"]
+    world.topic.subscribe("late", [loop.MAINTENANCE])
+    (record,) = world.store.scan("line", "ailment/")
+    untold = replace(codec.decode(record.value, Ailments), told=False)
+    world.store.commit("line", [Put(record.key, codec.encode(untold), record.version)])
+    loop.sweep(world.ports, "line")  # a crash came between the write and the telling
+    (handout,) = world.topic.pending("late")
+    assert (handout.event["subject"], handout.event["data"]["site"]) == ("line/b", "b")
+    loop.sweep(world.ports, "line")
+    assert len(list(world.topic.pending("late"))) <= 1
+
+
+def test_a_site_that_drifts_alone_gets_a_model_of_its_own_where_the_policy_says_so(worlds: Worlds) -> None:
+    alone = replace(LOOP.retrain, minimum_rows=10, scope=Follows(site="retrain"))
+    world = worlds(a_loop=replace(LOOP, retrain=alone))
+    first = world.begin()
+    world.days(2)
+    only_b_moves(world)
     run = world.until("awaiting-approval")
     assert (run.scope, run.sites) == ("site:b", ("b",))
     assert world.jobs.jobs[f"{run.id}-train"].spec["sites"] == ["b"]

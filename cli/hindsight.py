@@ -283,6 +283,7 @@ class Hindsight:
         decision, self.history = policy.decide(
             told, self.history, utc(now), self.loop, fleet, rows=rows, fresh=any(r.windows for r in reports)
         )
+        self.maintenance += [{"at": iso(now), **msgspec.to_builtins(m)} for m in decision.maintenance]
         if decision.action == "retrain":
             self._retrain(decision, start, end, now, say)
 

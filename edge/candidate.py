@@ -53,7 +53,8 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a candidate comes from: its run, what it replaces, the training window (ISO) and its rows by site."""
+    """Where a candidate comes from: its run, what it replaces, the training window (ISO) and its rows by site; rows
+    that were left out because their site has too large a share, and sites that have no rows to give."""
 
     run: str = ""
     parent: str | None = None
@@ -61,6 +62,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     end: str = msgspec.field(default="", name="to")
     rows: int = 0
     sites: dict[str, int] = {}
+    capped: dict[str, int] = {}
+    without_rows: tuple[str, ...] = ()
     code: str = ""
     environment: str = ""
 

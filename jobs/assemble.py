@@ -27,10 +27,11 @@ LONGEST = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Assembled:
-    """The table, ordered by time, then site; and what was left out, counted by reason."""
+    """The table, ordered by time, then site; what was left out, counted by reason; sites that sent sketches alone."""
 
     table: Table
     left_out: Mapping[str, int]
+    without_rows: tuple[str, ...] = ()
 
 
 def assemble(
@@ -93,15 +94,17 @@ class _Gathered:
             if known.setdefault(batch.id, batch) is not batch:
                 return
             self.left_out["rows that cannot be read"] += len(batch.refused)
-            self.left_out["batches that are sketches, without rows"] += batch.sketch is not None
+            self.left_out[f"batches of {batch.site} that are sketches, without rows"] += batch.sketch is not None
 
     def assembled(self) -> Assembled:
+        silent = (s for s, told in self.batches.items() if all(b.rows is None for b in told.values()))
+        without = tuple(sorted(s for s in silent if any(b.sketch for b in self.batches[s].values())))
         parts = [self._site(site, [*self.batches.pop(site).values()]) for site in sorted(self.batches)]
         parts = [part for part in parts if len(part)] or [_empty(self.schema)]
         table = joined(parts)
         table = table.take(np.argsort(table.at, kind="stable"))
         self.left_out["rows without a label yet"] += int(np.isnan(table.label).sum())
-        return Assembled(table, {reason: n for reason, n in self.left_out.items() if n})
+        return Assembled(table, {reason: n for reason, n in self.left_out.items() if n}, without)
 
     def _site(self, site: str, batches: list[Batch]) -> Table:
         batches.sort(key=lambda b: (b.start, b.id))

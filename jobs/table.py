@@ -49,6 +49,21 @@ class Table:
     def labelled(self) -> Table:
         return self.take(np.isfinite(self.label))
 
+    def within(self, share: float | None) -> tuple[NDArray[np.bool_], dict[str, int]]:
+        """Which rows to keep so that of the labelled ones no site has more than `share` (None: three times an even
+        share), and how many that costs each site; they are taken out evenly over its time."""
+        known = np.isfinite(self.label)
+        counts = self.take(known).sites()
+        most = _most(list(counts.values()), min(1.0, 3 / max(len(counts), 1)) if share is None else share)
+        keep, cut = np.ones(len(self), np.bool_), {}
+        for site, n in counts.items():
+            if n > most:
+                index = np.flatnonzero(known & (self.site == site))
+                keep[index] = False
+                keep[index[np.linspace(0, n - 1, most).astype(np.intp)]] = True
+                cut[site] = n - most
+        return keep, cut
+
     def rows(self, score: NDArray[np.float64]) -> Rows:
         """The same as telemetry, with these scores."""
         return Rows(self.ids.tolist(), self.at, score, self.columns)
@@ -69,6 +84,24 @@ class Table:
             else:
                 made.update(np.ascontiguousarray(column).tobytes())
         return made.hexdigest()
+
+
+def _most(counts: Sequence[int], share: float) -> int:
+    """How many rows a site may have so that none has more than `share` of what is left; an even share, where fewer is
+    asked.
+
+    >>> _most([90, 10, 10], 0.5), _most([4, 4], 0.1)
+    (20, 4)
+    """
+    rest, ordered = sum(counts), sorted(counts, reverse=True)
+    for capped, n in enumerate(ordered):
+        if share * capped >= 1 - 1e-9:
+            return n
+        most = share * rest / (1 - share * capped)
+        if n <= most:
+            return int(most)
+        rest -= n
+    return min(counts, default=0)
 
 
 def write(table: Table, path: Path) -> None:

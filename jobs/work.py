@@ -49,7 +49,10 @@ def do(spec: specs.AnySpec, folder: Path) -> dict[str, Any]:
 def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     loop = _loop(spec)
-    rows = _rows(spec, loop, spec.start, spec.end)
+    found = _rows(spec, loop, spec.start, spec.end)
+    keep, capped = found.table.within(loop.training.site_share)
+    _say_capped(capped)
+    rows = found.table.take(keep)
     labelled = rows.labelled
     if not len(labelled):
         raise JobFailed(f"no labelled rows before {_iso(spec.end)}: nothing to train on")
@@ -73,6 +76,8 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
             end=_iso(spec.end),
             rows=len(labelled),
             sites=labelled.sites(),
+            capped=capped,
+            without_rows=found.without_rows,
             code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
             environment=environment(),
         )
@@ -109,8 +114,11 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
     digests = {"champion": spec.champion, "challenger": spec.challenger}
     manifests = {role: fetch(digest, blobs, public, work / role) for role, digest in digests.items()}
     windows = {role: _window(manifest) for role, manifest in manifests.items()}
-    rows = _rows(spec, loop, spec.start, spec.end).labelled
+    rows = _rows(spec, loop, spec.start, spec.end).table.labelled
     rows = rows.take(_outside(rows, windows.values()))
+    keep, capped = rows.within(loop.training.site_share)
+    _say_capped(capped)
+    rows = rows.take(keep)
     limits = {"metric": spec.metric, "confidence": spec.confidence}
     told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
     found: dict[str, Any] = comparison.nothing(parse_loop(told.read_text(), str(told)))
@@ -184,10 +192,10 @@ def _stored(spec: specs.Spec, loop: Loop, start: datetime | None, end: datetime)
     return found
 
 
-def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None, end: datetime) -> Table:
+def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None, end: datetime) -> Assembled:
     """What there is to work on: stored telemetry, or a user's table with the labels known by the end of the window."""
     if spec.data is None:
-        return _stored(spec, loop, start, end).table
+        return _stored(spec, loop, start, end)
     alone = {"site": spec.sites[0]} if spec.sites and len(spec.sites) == 1 else {}
     rows, known_at, left_out = tables.read(_one_file(Path(spec.data)), loop, **alone)
     inside = rows.between(_seconds(start) if start else int(rows.at[0]), _seconds(end))
@@ -196,7 +204,7 @@ def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None
     if isinstance(spec, specs.Train):
         rows.label[known_at > _seconds(end)] = np.nan
     _say_left_out(left_out)
-    return rows.take(inside)
+    return Assembled(rows.take(inside), left_out)
 
 
 def _one_file(path: Path) -> Path:
@@ -276,6 +284,11 @@ def _aware(at: datetime) -> datetime:
 
 def _iso(at: datetime) -> str:
     return _aware(at).astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _say_capped(rows: Mapping[str, int]) -> None:
+    for site, n in sorted(rows.items()):
+        _say(f"left out: {n:,} rows of {site}, above its share (training.site_share)")
 
 
 def _say_left_out(rows: Mapping[str, int]) -> None:

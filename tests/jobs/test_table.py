@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,20 @@ def test_a_digest_tells_any_two_tables_apart(rows: Callable[..., Table]) -> None
     assert whole.digest() != whole.take(np.arange(19)).digest()
     other = {**whole.columns, "heat": whole.columns["heat"] + 1e-9}
     assert whole.digest() != Table(whole.ids, whole.at, whole.site, whole.score, whole.label, other).digest()
+
+
+@pytest.mark.parametrize("share", [None, 0.4, 0.6, 0.05])
+def test_no_site_has_more_than_its_share_and_what_is_cut_is_told(
+    rows: Callable[..., Table], share: float | None
+) -> None:
+    table = rows(3000)
+    sizes = np.array([0.7, 0.2, 0.04, 0.03, 0.03])
+    table = replace(table, site=np.random.default_rng(0).choice(np.array(list("abcde"), object), 3000, p=sizes))
+    keep, cut = table.within(share)
+    left = table.take(keep).labelled.sites()
+    allowed = max(0.6 if share is None else share, 1 / len(left))
+    assert max(left.values()) <= allowed * sum(left.values()) + 1
+    assert {s: n - left[s] for s, n in table.labelled.sites().items() if n > left[s]} == cut
+    assert "a" in cut
+    assert np.isnan(table.take(~keep).label).sum() == 0, "only labelled rows are taken out"
+    assert np.ptp(table.take(keep & (table.site == "a")).at) > 0.95 * np.ptp(table.at)

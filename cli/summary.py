@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.tables import in_words
 from triggers import codec, sites
@@ -158,14 +159,19 @@ def regret(runs: Iterable[Run], review: Mapping[str, Any]) -> list[dict[str, Any
 # --- for people
 
 
+MOST_WORDS = 400
+"""Letters of a reason that a table shows, in whole clauses."""
+
+
 def show(found: Mapping[str, Any], console: Console | None = None) -> None:
-    """The summary as tables."""
+    """The summary as tables; what did not happen is a line."""
     out = console or Console()
     out.print()
-    out.print(_drift_table(found))
-    out.print(_runs_table(found))
+    out.print(_drift_table(found) if found["drift"] else "No drift found.")
+    out.print(_runs_table(found) if found["runs"] else "No run began.")
     out.print(_performance_table(found))
-    _say_regret(out, found)
+    if found["regret"]:
+        out.print(_regret_table(found))
     batches, figures_ = found["batches"], found["figures"]
     out.print(
         f"[bold]Telemetry[/] {found['rows']:,} rows in {batches['accepted']:,} batches, each once; "
@@ -188,27 +194,48 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
 
 
 def _drift_table(found: Mapping[str, Any]) -> Table:
-    table = Table(title="Drift found", title_justify="left")
-    for name in ("When", "Scope", "Sites", "Features", "What the check said"):
-        table.add_column(name, overflow="fold")
+    table = _table("Drift found", "When", "Where and what the check said")
     for drift in found["drift"]:
         features = drift["features"]
-        more = f" +{len(features) - 6}" if len(features) > 6 else ""
-        said = drift["reason"] if len(drift["reason"]) < 160 else drift["reason"][:157] + "..."
-        table.add_row(drift["at"][:10], drift["scope"], ", ".join(drift["sites"]), ", ".join(features[:6]) + more, said)
+        more = f" and {len(features) - 6} more" if len(features) > 6 else ""
+        where = f"{drift['scope']}: {', '.join(drift['sites'])}; {', '.join(features[:6])}{more}"
+        table.add_row(drift["at"][:10], _cell(where, clauses(drift["reason"])))
     return table
 
 
 def _runs_table(found: Mapping[str, Any]) -> Table:
-    table = Table(title="Runs", title_justify="left")
-    for name in ("Run", "Candidate", "Ended as", "Why", "Waves (verified)"):
-        table.add_column(name, overflow="fold")
+    table = _table("Runs", "Run and candidate", "What came of it")
     for run in found["runs"]:
         waves = ", ".join(f"{w['ring']} {_short(w['verified'])}" for w in run["waves"])
         why = run["verdict"] if run["phase"] == "rejected" and run["outcome"] == "failed" else run["reason"]
         gate = f"{run['verdict']}; " if run["phase"] in ("verified", "rolled-back") else ""
-        table.add_row(run["id"], run["candidate"][:12], run["phase"], gate + why, waves)
+        said = clauses(gate + why) + (f"\nwaves verified: {waves}" if waves else "")
+        table.add_row(_cell(run["id"], run["candidate"][:12]), _cell(run["phase"], said))
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _cell(head: str, rest: str) -> Text:
+    return Text.assemble((head, "bold"), f"\n{rest}" if rest else "")
+
+
+def clauses(text: str, most: int = MOST_WORDS) -> str:
+    """The clauses that fit into so many letters, and how many more there are; the first one in any case.
+
+    >>> clauses("evidence 143 >= 12.9; held: seen once; rows: 60", 35)
+    'evidence 143 >= 12.9; ... (2 more)'
+    """
+    parts = text.split("; ")
+    kept = len(parts)
+    while kept > 1 and len("; ".join(parts[:kept])) > most:
+        kept -= 1
+    return "; ".join(parts[:kept]) + (f"; ... ({len(parts) - kept} more)" if kept < len(parts) else "")
 
 
 def _short(moment: str | None) -> str:
@@ -234,11 +261,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _say_regret(out: Console, found: Mapping[str, Any]) -> None:
+def _regret_table(found: Mapping[str, Any]) -> Table:
     title = "Was it right? Each candidate on later months, against the champion it met"
-    table = Table(title=title, title_justify="left")
-    for name in ("Run", "Decision", "Gain by month after it", "Mean", "Regretted"):
-        table.add_column(name, overflow="fold")
+    table = _table(title, "Run", "Decision", "Gain by month after it", "Mean", "Regretted")
     by_run: dict[str, list[Mapping[str, Any]]] = {}
     for row in found["regret"]:
         by_run.setdefault(row["run"], []).append(row)
@@ -247,5 +272,7 @@ def _say_regret(out: Console, found: Mapping[str, Any]) -> None:
         accepted = rows[0]["accepted"]
         regretted = mean < 0 if accepted else mean > 0
         gains = "  ".join(f"{r['month'][5:]} {r['gain']:+.3f}" for r in rows)
-        table.add_row(run, "accepted" if accepted else "refused", gains, f"{mean:+.3f}", "yes" if regretted else "no")
-    out.print(table)
+        table.add_row(
+            Text(run), "accepted" if accepted else "refused", gains, f"{mean:+.3f}", "yes" if regretted else "no"
+        )
+    return table

@@ -44,9 +44,10 @@ class FaultsSection(Section, frozen=True, kw_only=True):
 class SiteConfig(Section, frozen=True, kw_only=True):
     """One site.
 
-    `registry` is a folder or an http(s) URL, `registry_key` the file of its public key (PEM or base64), `key` the file
-    of the site's private key (PEM; none: batches are not signed), `key_id` its name in fleet.yaml. `data` is a
-    recording (.npz) to play, none for a site that serves. A site whose data `stays` sends sketches.
+    `ingest` and `registry` are addresses (edge.services), or the registry a folder; `registry_key` is the file of its
+    public key (PEM or base64), `key` the file of the site's private key (PEM; none: batches are not signed), `key_id`
+    its name in fleet.yaml. `data` is a recording (.npz) to play, none for a site that serves. A site whose data `stays`
+    sends sketches.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -89,7 +90,7 @@ def load(path: Path) -> Config:
 
 
 def _absolute(site: SiteConfig, folder: Path) -> SiteConfig:
-    remote = site.registry.startswith(("http://", "https://"))
+    remote = site.registry.startswith(("http://", "https://", "blob://"))
     return msgspec.structs.replace(
         site,
         state=str(folder / site.state),

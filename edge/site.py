@@ -25,8 +25,9 @@ from edge.buffer import Buffer, Faults
 from edge.candidate import MANIFEST, MODEL, REFERENCE, SIGNATURE
 from edge.config import SiteConfig
 from edge.errors import BadCandidate, NotReady, Refused, Unreachable
-from edge.link import Answer, Registry, Uplink
+from edge.link import Answer
 from edge.scorer import Scorer
+from edge.services import registry, sender
 from edge.state import State, write_file
 from edge.telemetry import Telemetry
 
@@ -59,8 +60,8 @@ class Site:
         self.problem = ""
         self._public = _file(config.registry_key)
         sign = keys.signer(_file(config.key)) if config.key else None
-        self._uplink = Uplink(config.ingest)
-        self._registry = Registry(config.registry)
+        self._uplink = sender(config.ingest)
+        self._registry = registry(config.registry)
         self._folder = Path(config.state)
         self.state = State(self._folder)
         faults = config.faults

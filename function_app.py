@@ -12,12 +12,13 @@ from functions import (
     operator,
     people,
     runs,
+    sources,
     sweep,
     telemetry,
     training,
 )
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-modules = (telemetry, events, checks, runs, effects, training, azureml)
+modules = (telemetry, sources, events, checks, runs, effects, training, azureml)
 for module in (*modules, approvals, deployments, sweep, operator, people):
     app.register_functions(module.bp)

@@ -173,7 +173,8 @@ def faulty(port: T, faults: Faults, name: str = "") -> T:
 
 def faulty_ports(ports: Ports, faults: Faults, only: Iterable[str] = ()) -> Ports:
     """These ports, all that do I/O or `only` those named, under one history of faults."""
-    names = set(only) or {field.name for field in fields(ports)} - set(UNTOUCHED)
+    there = {field.name for field in fields(ports) if getattr(ports, field.name) is not None}
+    names = set(only) or there - set(UNTOUCHED)
     return replace(ports, **{name: faulty(getattr(ports, name), faults, name) for name in names})
 
 

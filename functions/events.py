@@ -15,7 +15,7 @@ import azure.functions as func
 import msgspec
 from azure.functions.meta import Datum
 
-from functions import answers, azureml, deployments, telemetry, training, wire
+from functions import answers, azureml, deployments, sources, telemetry, training, wire
 from triggers.errors import Retry
 
 bp = func.Blueprint()
@@ -30,6 +30,7 @@ HANDLERS: Mapping[str, Callable[..., None]] = {
     "forward_deployment": deployments.forward_deployment,
     "hear_telemetry": telemetry.hear_telemetry,
     "workspace_changed": azureml.workspace_changed,
+    "hear_upload": sources.hear_upload,
 }
 """The functions behind `wire.SUBSCRIPTIONS`."""
 

@@ -25,6 +25,7 @@ SETTINGS: Mapping[str, str] = {
     "DeploymentsQueue": "deployments",
     "CheckSchedule": "0 0 6 * * *",
     "SweepSchedule": "0 */5 * * * *",
+    "LogsSchedule": "0 */15 * * * *",
 }
 """Every setting of both profiles, with its default; an app setting (environment variable) of that name wins. What the
 azure profile needs besides is in adapters/azure/settings.py.

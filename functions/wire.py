@@ -31,12 +31,14 @@ WORKSPACE = (
     "Microsoft.MachineLearningServices.DatasetDriftDetected",
     "Microsoft.Resources.ResourceWriteSuccess",
 )
+UPLOADED = ("Microsoft.Storage.BlobCreated",)
 
 SUBSCRIPTIONS: Mapping[str, tuple[str, ...]] = {
     "job_ended": JOB_ENDED,
     "forward_deployment": DEPLOYMENT_REQUESTED,
     "hear_telemetry": TELEMETRY,
     "workspace_changed": WORKSPACE,
+    "hear_upload": UPLOADED,
 }
 """Event Grid subscriptions: function -> the event types that it is sent."""
 
@@ -95,6 +97,14 @@ def job(data: Any) -> str:
     if not isinstance(name, str) or not name:
         raise Refused("the event names no job")
     return name
+
+
+def uploaded(data: Any) -> str:
+    """The address of the blob that an event says was created. Raises Refused."""
+    url = data.get("url") if isinstance(data, Mapping) else None
+    if not isinstance(url, str) or not url:
+        raise Refused("the event names no blob")
+    return url
 
 
 def isolated(queue: str, body: Callable[[Any], bytes]) -> Callable[[Callable[..., None]], Callable[..., None]]:

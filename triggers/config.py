@@ -130,19 +130,57 @@ class Bootstrap(Section, frozen=True, kw_only=True):
     fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.2
 
 
+class Upload(Section, frozen=True, kw_only=True):
+    """Files of rows that sites upload when they have a link. A file counts once.
+
+    path: container and folder of the files, with {site} and perhaps {candidate} for a folder of that name
+    format: csv, parquet, jsonl, or collector (what Azure ML's data collector writes); auto: by the name's ending
+    """
+
+    path: Annotated[str, Meta(examples=["uploads/flights/{site}/"])]
+    format: Literal["auto", "csv", "parquet", "jsonl", "collector"] = "auto"
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """Which site and candidate the name of a file is for; None where it is none of these.
+
+        >>> Upload(path="up/{site}/{candidate}/").match("up/lab/c0ffee/2026/01.csv")
+        {'site': 'lab', 'candidate': 'c0ffee'}
+        """
+        pattern = re.sub(r"\\{(site|candidate)\\}", r"(?P<\1>[^/]+)", re.escape(self.path))
+        found = re.fullmatch(pattern + ".+", name)
+        return found.groupdict() if found else None
+
+
+class Logs(Section, frozen=True, kw_only=True):
+    """Telemetry in a Log Analytics workspace, read by timer. Each row that is ingested counts once.
+
+    workspace: id of the workspace, a GUID
+    query: in KQL, a table with the schema's columns; without one: how the online endpoints answered
+    delay: how long after it was ingested a row can be queried for sure
+    """
+
+    workspace: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+    query: str = ""
+    delay: Duration = "10m"
+
+
 class Telemetry(Section, frozen=True, kw_only=True):
-    """How telemetry is cut into windows, and how late it may come.
+    """How telemetry is cut into windows, how late it may come, and where it comes from besides the sites' own batches.
 
     window: length of a window; drift is measured window by window
     lateness: batches that are older are put into quarantine
     settle: a window is assessed this long after its end
     silence: a site that sends nothing for so long is reported
+    uploads: files that sites upload
+    logs: tables of Log Analytics workspaces
     """
 
     window: Duration = "1d"
     lateness: Duration = "30d"
     settle: Duration = "6h"
     silence: Duration = "2d"
+    uploads: tuple[Upload, ...] = ()
+    logs: tuple[Logs, ...] = ()
 
 
 class Quality(Section, frozen=True, kw_only=True):
@@ -587,6 +625,7 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
                 yield from _duration_problems(getattr(part, f.name), at, _LEAST.get(at, "0s"))
     yield from _rate_problems(loop.drift.false_alarms, ("drift", "false_alarms"))
     yield from _rate_problems(loop.retrain.budget, ("retrain", "budget"))
+    yield from _source_problems(loop)
     training, metrics = loop.training, METRICS[loop.task]
     if ("training", "window") not in told and duration(training.holdout) >= duration(training.window):
         less = f"expected less than the window ({training.window})"
@@ -598,6 +637,23 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
         yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"
     yield from _twice(loop.rollout.rings, ("rollout", "rings"))
     yield from _twice(loop.approval.approvers, ("approval", "approvers"))
+
+
+def _source_problems(loop: Loop) -> _Found:
+    """Where telemetry comes from besides the sites' own batches."""
+    for i, upload in enumerate(loop.telemetry.uploads):
+        at: Path = ("telemetry", "uploads", i, "path")
+        rest = re.sub(r"\{(site|candidate)\}", "x", upload.path)
+        if not re.fullmatch(r"[a-z0-9-]{3,63}/(?!.*(//|\.\./|/\./))[^{}\\]*", rest) or not upload.path.endswith("/"):
+            yield at, f"{upload.path!r}; expected a container and folders, like `uploads/{loop.loop}/{{site}}/`"
+        elif max(upload.path.count("{site}"), upload.path.count("{candidate}")) > 1:
+            yield at, f"{upload.path!r}; expected {{site}} and {{candidate}} once each"
+        elif "{site}" not in upload.path and loop.schema.site is None:
+            yield at, f"{upload.path!r} names no site, and the schema has no column for it; expected {{site}} in it"
+    for i, logs in enumerate(loop.telemetry.logs):
+        yield from _duration_problems(logs.delay, ("telemetry", "logs", i, "delay"), "0s")
+        if logs.query and not re.search(r"\bTimeGenerated\b", logs.query) and re.search(r"\|\s*project\b", logs.query):
+            yield ("telemetry", "logs", i, "query"), "projects TimeGenerated away; expected it among the columns"
 
 
 def _schema_problems(schema: Schema) -> _Found:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from triggers.config import Fleet, Loop
 
@@ -180,6 +181,42 @@ class People(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file as it was when it was opened: its container and name, what tells it from later ones, and its bytes."""
+
+    name: str
+    etag: str
+    file: BinaryIO
+
+
+class Uploads(Protocol):
+    """Files that others put where the app may read."""
+
+    def name(self, url: str) -> str:
+        """Container and name of the file at an address. Raises Refused where files are not uploaded there."""
+        ...
+
+    def open(self, name: str) -> AbstractContextManager[UploadedFile]:
+        """Raises NotFound; Refused for a file that is too large."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogTable:
+    """What a query found; `partial` says why that is not all."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    partial: str = ""
+
+
+class LogQueries(Protocol):
+    """Log Analytics workspaces."""
+
+    def query(self, workspace: str, kql: str, start: datetime, end: datetime) -> LogTable: ...
+
+
 class Clock(Protocol):
     def now(self) -> datetime:
         """Aware, UTC."""
@@ -209,4 +246,6 @@ class Ports:
     people: People
     clock: Clock
     configs: Configs
+    uploads: Uploads | None = None
+    logs: LogQueries | None = None
     cache: dict[str, Any] = field(default_factory=dict)  # of immutable things, by digest

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adapters.azure.blobs import BlobStore
 from adapters.azure.configs import BlobConfigs
 from adapters.azure.eventgrid import EventGridTopic
 from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
+from adapters.azure.monitor import MonitorLogs
 from adapters.azure.people import EasyAuthPeople
 from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
 from adapters.azure.teams import Everywhere, TeamsNotifier
+from adapters.azure.uploads import BlobUploads
 from adapters.azure.workspace import Workspace
 from adapters.local.clock import SystemClock
 from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
-from triggers.errors import Refused
 from triggers.ports import Ports
 
 
@@ -63,14 +62,6 @@ class Azure:
             people=EasyAuthPeople(settings, lambda: self.keys.forms),
             clock=clock,
             configs=configs,
+            uploads=BlobUploads(settings, self.identity),
+            logs=MonitorLogs(settings, self.identity),
         )
-
-
-class _Missing:
-    """A port that has no adapter yet."""
-
-    def __init__(self, what: str, setting: str) -> None:
-        self._said = f"the azure profile has no {what} yet: the app setting {setting} is not read"
-
-    def __getattr__(self, name: str) -> Any:
-        raise Refused(self._said)

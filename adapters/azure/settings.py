@@ -209,6 +209,10 @@ class Settings:
         https,
         example="https://NAME.REGION-1.eventgrid.azure.net/api/events",
     )
+    uploads = Setting(
+        "UploadsBlobServiceUri", "the account to which sites upload files, where it is not the app's own", https, ""
+    )
+    logs = Setting("LogsEndpoint", "where Log Analytics is queried", https, "https://api.loganalytics.io")
     topic_key = Setting("EventGridKey", "the topic's key, where no identity will do", text, "", secret=True)
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False

@@ -16,6 +16,7 @@ from adapters.local.people import LocalPeople
 from adapters.local.sites import HttpExecutor
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
+from adapters.local.uploads import FileUploads
 from adapters.signatures import Ed25519
 from triggers.ports import Clock, Ports
 
@@ -50,6 +51,7 @@ class Local:
             people=self.people,
             clock=self.clock,
             configs=configs,
+            uploads=FileUploads(self.state / "uploads"),
         )
         self.jobs.recover()
 

@@ -1,0 +1,32 @@
+"""Uploaded files as files, in a folder of the state: `uploads/<container>/<name>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from triggers.errors import NotFound, Refused
+from triggers.ports import UploadedFile
+
+
+class FileUploads:
+    """Port Uploads. A file's address is its container and name."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder).resolve()
+
+    def name(self, url: str) -> str:
+        path = (self._folder / url.replace("\0", "")).resolve()
+        if not path.is_relative_to(self._folder) or path.relative_to(self._folder).as_posix() != url:
+            raise Refused(f"not the name of an uploaded file: {url[:200]}")
+        return url
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[UploadedFile]:
+        try:
+            with (self._folder / self.name(name)).open("rb") as file:
+                about = (self._folder / name).stat()
+                yield UploadedFile(name, f"{about.st_mtime_ns}-{about.st_size}", file)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise NotFound(f"no uploaded file {name!r}") from error

@@ -260,6 +260,9 @@ def _drifted(detail: RunDetail) -> Html:
         for f in detail.decision.findings
     ]
     links = [html('<li><a href="{}" rel="noopener">{}</a></li>', r, "The full drift report") for r in detail.reports]
+    if not links:
+        command = f"driftloop report --run {detail.run.id} --state ..."
+        links = [html("<li>No full drift report is drawn yet: <code>{}</code> draws it.</li>", command)]
     return html(
         "<ul>{}{}</ul><details><summary>The decision in full</summary><p>{}.</p></details>",
         findings,

@@ -48,12 +48,12 @@ def assemble(
     `listed`: the only bundles to read, by path below the loop's batches.
     """
     rows, folder = _Gathered(schema, start, end, sites), blobs / "batches" / loop
-    for path in _files(folder, start) if listed is None else (str(folder / name) for name in listed):
+    for path in bundles(folder, start) if listed is None else (str(folder / name) for name in listed):
         rows.add(path)
     return rows.assembled()
 
 
-def _files(folder: Path, start: int) -> Iterator[str]:
+def bundles(folder: Path, start: int) -> Iterator[str]:
     """Every batch that may hold rows or labels of rows since `start`."""
     first = (datetime.fromtimestamp(start, UTC) - LONGEST).date().isoformat()
     for at, folders, names in os.walk(folder):
@@ -100,7 +100,7 @@ class _Gathered:
         silent = (s for s, told in self.batches.items() if all(b.rows is None for b in told.values()))
         without = tuple(sorted(s for s in silent if any(b.sketch for b in self.batches[s].values())))
         parts = [self._site(site, [*self.batches.pop(site).values()]) for site in sorted(self.batches)]
-        parts = [part for part in parts if len(part)] or [_empty(self.schema)]
+        parts = [part for part in parts if len(part)] or [nothing(self.schema)]
         table = joined(parts)
         table = table.take(np.argsort(table.at, kind="stable"))
         self.left_out["rows without a label yet"] += int(np.isnan(table.label).sum())
@@ -111,7 +111,7 @@ class _Gathered:
         labels = self._labels(batches)
         with_rows = [b.rows for b in batches if b.rows is not None and len(b.rows)]
         if not with_rows:
-            return _empty(self.schema)
+            return nothing(self.schema)
         ids = [i for rows in with_rows for i in rows.ids]
         at = np.concatenate([rows.at for rows in with_rows])
         inside = (at >= self.start) & (at < self.end)
@@ -167,7 +167,8 @@ def _objects(values: Iterable[Any]) -> Any:
     return out
 
 
-def _empty(schema: Schema) -> Table:
+def nothing(schema: Schema) -> Table:
+    """A table without rows."""
     nothing = np.empty(0)
     texts = np.empty(0, dtype=object)
     columns = {f.name: nothing if f.kind == "number" else texts for f in schema.features}

@@ -1,7 +1,8 @@
 """`python -m jobs.drift_report SPEC.json`: the full report that a person reads, drawn by Evidently from samples.
 
 Off the hot path: Evidently takes many seconds to import alone. Methods are pinned (PSI), because its automatic choice
-changes with the number of rows. The page goes into the blob store as `evidently/<loop>/<name>.html`.
+changes with the number of rows. The page goes into the blob store as `evidently/<loop>/<name>.html`, and begins with
+what a domain classifier makes of the same samples.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.telemetry import Schema
+from jobs import sample
 from jobs import table as tables
-from jobs.assemble import assemble
-from jobs.table import Table
+from jobs.multivariate import Apart, told_apart
+from jobs.table import BadTable, Table
 from triggers.config import Loop, parse_loop
 
 ROWS = 2000
-"""Of each side; an even sample over its time."""
+"""Of each side, at most."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """`reference` and `current` are [from, to); the reference is of the table `data` where that is said."""
+    """`reference` and `current` are [from, to); the reference is of the table `data` where that is said. `sites` null
+    means all of them; with `candidate`, current rows are of that model alone."""
 
     name: str
     loop: str
@@ -36,34 +40,67 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     current: tuple[datetime, datetime]
     data: str | None = None
     sites: list[str] | None = None
+    candidate: str = ""
 
 
 def main(argv: list[str]) -> int:
+    """0, and a line of JSON that says where the report is; 1 where there is nothing to draw."""
     spec = msgspec.json.decode(Path(argv[0]).read_bytes(), type=Spec)
     loop = parse_loop(Path(spec.loop).read_text("utf-8"), spec.loop)
     schema = loop.schema.telemetry(loop.task)
-    page = draw(_rows(spec, loop, spec.reference, spec.data), _rows(spec, loop, spec.current, None), schema)
+    try:
+        sides = [_rows(spec, loop, "reference"), _rows(spec, loop, "current")]
+    except BadTable as problem:
+        print(json.dumps({"error": str(problem)}))
+        return 1
+    for name, side in zip(("reference", "current"), sides, strict=True):
+        if not len(side.table()):
+            start, end = getattr(spec, name)
+            where = "" if spec.sites is None else f" of {', '.join(spec.sites)}"
+            print(json.dumps({"error": f"{name}: no rows{where} are kept from {start:%Y-%m-%d} to {end:%Y-%m-%d}"}))
+            return 1
+    then, now = (side.table() for side in sides)
+    apart = told_apart(schema, then.columns, now.columns)
+    told = f"{now_of(spec)} Drawn from {len(now):,} of {sides[1].seen:,} rows and {len(then):,} of {sides[0].seen:,}."
     target = Path(spec.blobs) / "evidently" / loop.loop / f"{spec.name}.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
-    partial.write_text(page, "utf-8")
+    partial.write_text(draw(then, now, schema, f"{told} Multivariate: {apart.reason}."), "utf-8")
     partial.replace(target)
-    print(json.dumps({"report": f"evidently/{loop.loop}/{spec.name}.html"}))
+    print(json.dumps({"report": f"evidently/{loop.loop}/{spec.name}.html", "multivariate": _told(apart)}))
     return 0
 
 
-def _rows(spec: Spec, loop: Loop, span: tuple[datetime, datetime], data: str | None) -> Table:
-    start, end = (int(moment.timestamp()) for moment in span)
-    if data is None:
-        schema = loop.schema.telemetry(loop.task)
-        found = assemble(Path(spec.blobs), loop.loop, schema, start, end, spec.sites).table
-    else:
-        whole, *_ = tables.read(Path(data), loop)
-        found = whole.take(whole.between(start, end))
-    return found.take(np.linspace(0, len(found) - 1, min(len(found), ROWS)).astype(np.intp))
+def now_of(spec: Spec) -> str:
+    """What the report is of, in words."""
+    model = f" served by {spec.candidate[:12]}" if spec.candidate else ""
+    sites = "all sites" if spec.sites is None else ", ".join(spec.sites)
+    (a, b), (c, d) = spec.current, spec.reference
+    return f"{sites}{model}, {a:%Y-%m-%d} to {b:%Y-%m-%d}, against {c:%Y-%m-%d} to {d:%Y-%m-%d}."
 
 
-def draw(reference: Table, current: Table, schema: Schema) -> str:
+def _told(apart: Apart) -> dict[str, Any]:
+    return {"drifted": apart.drifted, "auc": apart.auc, "low": apart.low, "high": apart.high, "reason": apart.reason}
+
+
+def _rows(spec: Spec, loop: Loop, side: str) -> sample.Reservoir:
+    start, end = (int(moment.timestamp()) for moment in getattr(spec, side))
+    schema = loop.schema.telemetry(loop.task)
+    if side == "current" or spec.data is None:
+        candidate = spec.candidate if side == "current" else ""
+        return sample.stored(
+            Path(spec.blobs), loop.loop, schema, (start, end), rows=ROWS, sites=spec.sites, candidate=candidate
+        )
+    whole = tables.read(Path(spec.data), loop)[0]
+    kept = sample.Reservoir(ROWS, schema)
+    inside = whole.between(start, end)
+    if spec.sites is not None and loop.schema.site is not None:
+        inside &= np.isin(whole.site.astype(str), spec.sites)
+    kept.add(whole.take(inside))
+    return kept
+
+
+def draw(reference: Table, current: Table, schema: Schema, words: str = "") -> str:
     """The report as one HTML page. Columns that are empty on a side are left out: Evidently cannot compare them."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
@@ -83,7 +120,7 @@ def draw(reference: Table, current: Table, schema: Schema) -> str:
 
     report = Report([DataDriftPreset(method="psi")]).run(dataset(current), dataset(reference))
     page: str = report.get_html_str(as_iframe=False)
-    return page
+    return page.replace("<body>", f"<body><p>{escape(words)}</p>", 1) if words else page
 
 
 def _known(column: NDArray[Any]) -> bool:

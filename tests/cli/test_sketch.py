@@ -243,3 +243,21 @@ def test_backfill_says_what_is_wrong(place: Place, capsys: pytest.CaptureFixture
     (place.folder / "in" / "b.json").write_bytes(envelope.encode(made, SCHEMA))
     assert backfill(place, "--batches", str(place.folder / "in")) == 1
     assert told(capsys)["quarantined"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "expected --run RUN, or --from TIME and --to TIME"),
+        (["--from", "2024-03-05", "--to", "2024-03-01"], "expected a time before --to 2024-03-01"),
+        (["--from", "spring", "--to", "2024-03-01"], "--from: is not a time"),
+        (["--from", "2024-03-01", "--to", "2024-03-05", "--site", "west"], "fleet.yaml names no such site"),
+        (["--from", "2024-03-01", "--to", "2024-03-05"], "does not say what it was trained on"),
+        (["--run", "pumps.2024-03-01.1"], "pumps.2024-03-01.1"),
+    ],
+)
+def test_a_report_that_cannot_be_drawn_says_what_is_missing(
+    place: Place, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    assert main(["report", "--state", str(place.state), "--candidate", place.candidate, *options]) == 2
+    assert says in capsys.readouterr().err

@@ -18,6 +18,9 @@ LINE = 8 * 1024 * 1024
 """Bytes of a line: the collector writes up to 4 MB a request."""
 
 ENDINGS: Mapping[str, str] = {"csv": "csv", "parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}
+ENVELOPE = ".envelope.json"
+"""A batch as a site's own program leaves it: no rows, but the telemetry envelope."""
+
 GROW = frozenset({"jsonl", "collector"})
 """Formats that a file may be appended to."""
 
@@ -30,6 +33,8 @@ def kind(name: str, said: str) -> str:
         return said
     if "/modelDataCollector/" in f"/{name}":
         return "collector"
+    if name.endswith(ENVELOPE):
+        return "envelope"
     found = ENDINGS.get(name.rpartition(".")[2].lower())
     if found is None:
         raise Refused(f"{name[-80:]}: the name does not say whether it is CSV, Parquet or JSON lines")

@@ -8,7 +8,9 @@ import azure.functions as func
 
 from functions import host, wire
 from functions.each import each_loop
+from triggers import codec
 from triggers.errors import Refused
+from triggers.ports import Message
 
 if TYPE_CHECKING:
     from triggers.config import Upload
@@ -49,10 +51,12 @@ def read_logs(timer: func.TimerRequest) -> None:
 
 
 def count_file(ports: Ports, loop: str, upload: Upload, name: str, parts: dict[str, str]) -> None:
-    """Count a file's rows once, piece by piece. One that has grown goes on where it was left; one that has changed
-    otherwise is not counted again."""
+    """Count a file's rows once, piece by piece; a batch is handed on.
+
+    A file that has grown goes on where it was left; one that has changed otherwise is not counted again.
+    """
     from functions import files
-    from triggers import codec, sources
+    from triggers import sources
 
     assert ports.uploads is not None
     site, candidate = parts.get("site", ""), parts.get("candidate", "")
@@ -64,9 +68,27 @@ def count_file(ports: Ports, loop: str, upload: Upload, name: str, parts: dict[s
             return
         try:
             kind = files.kind(name, upload.format)
-            _count(ports, loop, origin, kind, found, before)
+            if kind == "envelope":
+                _forward(ports, loop, origin, found)
+            else:
+                _count(ports, loop, origin, kind, found, before)
         except Refused as problem:
             sources.refuse(ports, loop, origin, f"{name[:200]}: {problem}")
+
+
+def _forward(ports: Ports, loop: str, origin: Origin, found: UploadedFile) -> None:
+    """A batch, into the queue as any other; its own id says whether it was counted."""
+    from drift import envelope
+    from drift.telemetry import MAX_BYTES
+
+    body = found.file.read(MAX_BYTES + 1)
+    try:
+        header = envelope.peek(body)
+    except envelope.BadBatch as problem:
+        raise Refused(f"not a batch: {problem}") from problem
+    if header.loop != loop or (origin.site and header.site != origin.site):
+        raise Refused(f"is a batch of {header.loop[:80]}/{header.site[:80]}, in a folder of {loop}/{origin.site}")
+    ports.bus.send("telemetry", [Message(id=codec.digest(f"{found.name} {found.etag}".encode()), body=body)])
 
 
 def _count(ports: Ports, loop: str, origin: Origin, kind: str, found: UploadedFile, before: Any) -> None:

@@ -187,6 +187,23 @@ def test_the_data_collectors_records_count_by_their_own_ids_and_pointers_are_fol
     assert len([reason for reason in said if "points to" in reason]) == 2
 
 
+def test_a_batch_that_a_site_leaves_as_a_file_goes_the_way_of_every_batch(here: Stage) -> None:
+    before, at = counted(here), int(here.ports.clock.now().timestamp()) - 60
+    row = {"id": "r", "at": at, "score": 0.5, "distance": 1.0, "dep_hour": 2.0, "wind": 3.0, "carrier": "AA"}
+    told = {"schema": "1", "loop": LOOP, "candidate": here.champion, "site": "EWR", "batch": "b1"}
+    body = json.dumps({**told, "from": at, "to": at, "rows": [row]}).encode()
+    url = put(here, "uploads/flights/EWR/b1.envelope.json", body)
+    hear(here, url)
+    hear(here, url)
+    assert counted(here) - before == 1
+    hear(here, put(here, "uploads/flights/JFK/b1.envelope.json", body.replace(b"b1", b"b2")))
+    hear(here, put(here, "uploads/flights/EWR/b3.envelope.json", b"{}"))
+    assert counted(here) - before == 1
+    said = [note.reason for note in notes(here)]
+    assert any("in a folder of flights/JFK" in reason for reason in said)
+    assert any("not a batch" in reason for reason in said)
+
+
 def test_files_of_nobody_are_left_alone_and_what_is_no_file_is_said(here: Stage) -> None:
     known = len(notes(here))
     hear(here, put(here, "other/x.csv", rows(here, 2)))

@@ -365,7 +365,7 @@ class Rollout(Section, frozen=True, kw_only=True):
     """How a candidate reaches the sites.
 
     rings: fleet.yaml's rings in the order of the rollout; default: as they first appear there
-    wave_size: sites updated together within a ring; default: the whole ring
+    wave_size: sites updated together within a ring, never more than max_unavailable; default: as many as that
     soak: a wave must have been well for so long before the next one
     deadline: a site that has not shown itself well by then has failed; an offline one is deferred
     max_unavailable: sites that may be down, updating or unknown at once
@@ -486,7 +486,7 @@ class Site(Section, frozen=True, kw_only=True):
     """One cluster (or process) that serves the model. Only the name is required.
 
     name: unique in the fleet, whatever the case of its letters
-    ring: sites of a ring are updated one after the other, rings in the order of loop.yaml
+    ring: rings are updated in the order of loop.yaml, the sites of a ring wave by wave
     cohort: sites that are alike; drift of a cohort is told from drift of the fleet
     labels: yours
     timezone: of its windows

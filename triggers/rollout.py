@@ -40,12 +40,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(fleet: Fleet, limits: Rollout, loop: str, candidate: str, sites: Sequence[str] | None = None) -> Plan:
-    """Rings in their order, each cut into waves; `sites` narrows the fleet to a run's scope (None: all)."""
+    """Rings in their order, each cut into waves of at most `wave_size` and `max_unavailable` sites: a site that is
+    updated is unavailable meanwhile. `sites` narrows the fleet to a run's scope (None: all)."""
+    size = min(limits.wave_size or limits.max_unavailable, limits.max_unavailable)
     wanted = [s for s in fleet.sites if sites is None or s.name in sites]
     waves = [
         PlannedWave(ring, tuple(s.name for s in part))
         for ring in rings(fleet, limits)
-        for part in _cut([s for s in wanted if s.ring == ring], limits.wave_size)
+        for part in _cut([s for s in wanted if s.ring == ring], size)
     ]
     return Plan(loop=loop, candidate=candidate, waves=tuple(waves), limits=limits)
 
@@ -55,10 +57,9 @@ def rings(fleet: Fleet, limits: Rollout) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*limits.rings, *(s.ring for s in fleet.sites)]))
 
 
-def _cut(sites: Sequence[Site], size: int | None) -> Iterator[Sequence[Site]]:
-    step = size or len(sites) or 1
-    for i in range(0, len(sites), step):
-        yield sites[i : i + step]
+def _cut(sites: Sequence[Site], size: int) -> Iterator[Sequence[Site]]:
+    for i in range(0, len(sites), size):
+        yield sites[i : i + size]
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

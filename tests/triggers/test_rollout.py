@@ -36,14 +36,18 @@ def planned(limits: Rollout, sites: tuple[str, ...] | None = None) -> list[tuple
 @pytest.mark.parametrize(
     ("limits", "sites", "waves"),
     [
-        (Rollout(), None, [("plant", ("n1", "n2", "n3")), ("lab", ("lab",)), ("far", ("far",))]),
         (
-            Rollout(rings=("lab", "plant", "far")),
+            Rollout(),
+            None,
+            [("plant", ("n1",)), ("plant", ("n2",)), ("plant", ("n3",)), ("lab", ("lab",)), ("far", ("far",))],
+        ),
+        (
+            Rollout(rings=("lab", "plant", "far"), max_unavailable=3),
             None,
             [("lab", ("lab",)), ("plant", ("n1", "n2", "n3")), ("far", ("far",))],
         ),
         (
-            Rollout(rings=("lab",), wave_size=2),
+            Rollout(rings=("lab",), wave_size=2, max_unavailable=5),
             None,
             [("lab", ("lab",)), ("plant", ("n1", "n2")), ("plant", ("n3",)), ("far", ("far",))],
         ),
@@ -61,20 +65,22 @@ def test_a_plan_takes_ring_by_ring_and_cuts_each_into_waves(
     st.lists(st.sampled_from(["lab", "plant", "far"]), min_size=1, max_size=30),
     st.permutations(["lab", "plant", "far"]),
     st.one_of(st.none(), st.integers(1, 5)),
+    st.integers(1, 5),
     st.booleans(),
 )
 def test_every_site_in_scope_is_in_exactly_one_wave_of_its_ring(
-    of: list[str], order: list[str], size: int | None, half: bool
+    of: list[str], order: list[str], size: int | None, most: int, half: bool
 ) -> None:
     fleet = Fleet(sites=tuple(Site(name=f"s{i}", ring=ring) for i, ring in enumerate(of)))
     scope = tuple(s.name for s in fleet.sites[::2]) if half else None
-    waves = plan(fleet, Rollout(rings=tuple(order), wave_size=size), "line", NEW, scope).waves
+    limits = Rollout(rings=tuple(order), wave_size=size, max_unavailable=most)
+    waves = plan(fleet, limits, "line", NEW, scope).waves
     assert sorted(s for w in waves for s in w.sites) == sorted(
         s.name for s in fleet.sites if not half or s.name in scope
     )
     assert all(fleet.site(s).ring == w.ring for w in waves for s in w.sites)
     assert [order.index(w.ring) for w in waves] == sorted(order.index(w.ring) for w in waves)
-    assert all(0 < len(w.sites) <= (size or len(of)) for w in waves)
+    assert all(0 < len(w.sites) <= min(size or most, most) for w in waves)
 
 
 def test_a_plan_knows_its_summary_and_the_way_back_from_a_wave() -> None:

@@ -53,7 +53,7 @@ LOOP = cfg.Loop(
     retrain=cfg.Retrain(confirm=2, cooldown="5d", minimum_rows=100),
     training=cfg.Training(window="8d", holdout="1d"),
     approval=cfg.Approval(approvers=("ann", "bob"), expires="3d"),
-    rollout=cfg.Rollout(soak="12h", deadline="2d", minimum_requests=20, max_p95_ms=50.0),
+    rollout=cfg.Rollout(max_unavailable=2, soak="12h", deadline="2d", minimum_requests=20, max_p95_ms=50.0),
 )
 
 

@@ -272,6 +272,7 @@ class Hindsight:
                 sites=f.sites,
                 features=f.features,
                 reason=f.reason,
+                covered=f.covered,
             )
             for f in findings
         ]

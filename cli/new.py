@@ -6,15 +6,18 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from cli.guess import Guess, Role, Taken, guess, look, read
+from drift.telemetry import LEAST_PERIODS
 from triggers.config import Bootstrap, Loop, parse, parse_loop
 from triggers.errors import Refused
 
@@ -23,7 +26,31 @@ if TYPE_CHECKING:
 
 ROLES: tuple[Role, ...] = ("timestamp", "site", "id", "label", "prediction")
 YEAR = 365.0
+SHARES = (0.2, 0.3, 0.4, 0.5)
+HOURS = (168, 24, 12, 6, 3, 1)
+ENOUGH = 30
+"""Rows that the smallest site needs in a window that is shorter than usual."""
+
 WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the data is cut: the bootstrap's share of the time, the hours of a window, the windows of the bootstrap."""
+
+    share: float
+    hours: int
+    periods: int
+
+    @property
+    def problem(self) -> str:
+        """Why no alarm can be covered; "" where it can."""
+        if self.periods >= LEAST_PERIODS:
+            return ""
+        return (
+            f"half of the data has fewer than {LEAST_PERIODS} windows with enough rows to tell anything: "
+            "drift will be shown, but retrains nothing; more data would cover it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +59,9 @@ class Shape:
 
     rows: int
     days: float
+    labelled: int
     sites: dict[str, int]
-    bootstrap: float = 0.2
+    cut: Cut
 
     def scaled(self, days: float) -> str:
         """A length that suits a year of data, for as much as there is."""
@@ -41,15 +69,20 @@ class Shape:
         return f"{round(hours / 24)}d" if hours >= 36 else f"{max(1, round(hours))}h"
 
     @property
-    def window_days(self) -> int:
-        """A day; or a week, where a site's day has too few rows to tell anything."""
-        daily = min(self.sites.values()) / max(self.days, 1.0)
-        return 1 if daily >= 50 or self.days < 70 else 7
-
-    @property
     def least_rows(self) -> int:
         """Rows below which a window is no evidence: half of what the smallest site has in one, and 50 at most."""
-        return max(5, min(50, round(min(self.sites.values()) / max(self.days, 1.0) * self.window_days / 2)))
+        return max(5, min(50, round(min(self.sites.values()) / max(self.days, 1.0) * self.cut.hours / 48)))
+
+    @property
+    def retraining_rows(self) -> int:
+        """Labelled rows before a retraining: as many windows of them as cover the next model's alarms."""
+        a_window = self.labelled / self.days * self.cut.hours / 24
+        return max(50, min(1000, self.rows // 20), round(a_window * LEAST_PERIODS))
+
+    @property
+    def training(self) -> str:
+        """How far back a training looks: never so short that the next model's alarms are not covered."""
+        return max(self.scaled(60), _length(30 * self.cut.hours), key=_days)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,26 +97,24 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write NAME/loop.yaml and NAME/fleet.yaml, and show what was guessed and why."""
-    from cli import tables
-
     folder = Path(args.name)
     files = [folder / "loop.yaml", folder / "fleet.yaml"]
     if (there := [f for f in files if f.exists()]) and not args.force:
         raise Refused(f"{there[0]} is there already; --force writes over it")
-    made, left_out, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
+    made, said, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in zip(files, (loop, fleet), strict=True):
         file.write_text(text, "utf-8")
     if args.json:
-        about = {"name": folder.name, "task": made.task, "files": [str(f) for f in files], "left_out": left_out}
+        about = {"name": folder.name, "task": made.task, "files": [str(f) for f in files], "said": said}
         print(json.dumps({**about, **_json(made)}))
     else:
-        _show(made, files, args.data, tables.in_words(left_out))
+        _show(made, files, args.data, said)
     return 0
 
 
-def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, Mapping[str, int], str, str]:
-    """What was guessed, how many rows are left out by reason, and the texts of loop.yaml and fleet.yaml. Raises
+def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, list[str], str, str]:
+    """What was guessed, what must be said of the data at once, and the texts of loop.yaml and fleet.yaml. Raises
     Refused."""
     from cli import tables
 
@@ -92,19 +123,39 @@ def begin(name: str, data: Path, said: dict[Role, str | None]) -> tuple[Guess, M
     rows = tables.load(data, loop)
     if rows.first == rows.last:
         raise Refused(f"{data}: all rows have one time; a loop needs rows over time")
-    share = bootstrap(rows, loop)
-    shape = Shape(len(rows), (rows.last - rows.first) / 86400, rows.table.sites(), share)
+    days, labelled = (rows.last - rows.first) / 86400, len(rows.table.labelled)
+    shape = Shape(len(rows), days, labelled, rows.table.sites(), cut(rows, loop))
     span = [datetime.fromtimestamp(at, UTC) for at in (rows.first, rows.last)]
     texts = loop_yaml(name, data.name, made, shape, span), fleet_yaml(shape)
     parse(*texts, f"{name}/loop.yaml", f"{name}/fleet.yaml")
-    return made, rows.left_out, *texts
+    return made, [line for line in (tables.in_words(rows.left_out), shape.cut.problem) if line], *texts
+
+
+def cut(rows: Data, loop: Loop) -> Cut:
+    """The shortest bootstrap whose windows cover the alarms of the first model. A window is a day; or a week, where a
+    site's day has too few rows to tell anything; or shorter, where half of the data has too few days, and it still has
+    rows enough. Raises Refused."""
+    least = bootstrap(rows, loop)
+    hourly = min(rows.table.sites().values()) / max((rows.last - rows.first) / 3600, 24.0)
+    usual = 24 if 24 * hourly >= 50 or rows.last - rows.first < 70 * 86400 else 168
+    windows = [h for h in HOURS if h == usual or (h < usual and h * hourly >= ENOUGH)]
+    shares = [s for s in SHARES if s >= least]
+    for share, hours in sorted(product(shares, windows), key=lambda c: (c[1] < 24, c[0], -c[1])):
+        periods = len(np.unique(_beginning(rows, loop, share).table.at // (3600 * hours)))
+        if periods >= LEAST_PERIODS:
+            return Cut(share, hours, periods)
+    return Cut(least, usual, 0)
+
+
+def _beginning(rows: Data, loop: Loop, share: float) -> Data:
+    asked = msgspec.structs.replace(loop, bootstrap=Bootstrap(fraction=share))
+    return rows.between(rows.first, rows.start_of_telemetry(asked))
 
 
 def bootstrap(rows: Data, loop: Loop) -> float:
     """The least share of the time, of a few, in which a first model can be trained. Raises Refused."""
-    for share in (0.2, 0.3, 0.4, 0.5):
-        asked = msgspec.structs.replace(loop, bootstrap=Bootstrap(fraction=share))
-        labels = rows.between(rows.first, rows.start_of_telemetry(asked)).table.labelled.label
+    for share in SHARES:
+        labels = _beginning(rows, loop, share).table.labelled.label
         if len(set(labels.tolist())) > 1:
             return share
     raise Refused(
@@ -146,12 +197,12 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
         yield f"    # left out: {_q(column.name)}: {why}"
     yield ""
     yield "bootstrap:"
-    why = "" if shape.bootstrap == 0.2 else "; in less of it all labels are the same"
-    yield f"  fraction: {shape.bootstrap}  # of the time span: the first model is trained on it{why}"
+    said = shape.cut.problem or f"{shape.cut.periods} windows cover its alarms"
+    yield f"  fraction: {shape.cut.share}  # of the time span: the first model is trained on it; {said}"
     yield ""
     yield "telemetry:"
-    yield f"  window: {shape.window_days}d  # drift is measured over so much at a time"
-    yield f"  silence: {shape.window_days + 1}d  # a site that sends nothing for so long is reported"
+    yield f"  window: {_length(shape.cut.hours)}  # drift is measured over so much at a time"
+    yield f"  silence: {_length(max(shape.cut.hours, 24) + 24)}  # a site that sends nothing for so long is reported"
     yield ""
     yield "drift:"
     yield "  false_alarms: 1 per 90 days  # over all sites and features together"
@@ -161,10 +212,10 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
     yield "retrain:"
     yield f"  cooldown: {shape.scaled(14)}  # at least so long between two"
     yield "  budget: 3 per 30 days"
-    yield f"  minimum_rows: {max(50, min(1000, shape.rows // 20))}  # labelled"
+    yield f"  minimum_rows: {shape.retraining_rows}  # labelled: {LEAST_PERIODS} windows cover the next model's alarms"
     yield ""
     yield "training:  # by a scikit-learn model that needs no code; script: train.py for your own"
-    yield f"  window: {shape.scaled(60)}  # the newest rows, of which"
+    yield f"  window: {shape.training}  # the newest rows, of which"
     yield f"  holdout: {shape.scaled(10)}  # are left out, to judge the candidate by"
     yield ""
     yield "gates:"
@@ -214,6 +265,10 @@ def _feature(taken: Taken) -> str:
     return f"    - {{name: {_q(taken.name)}, kind: {taken.kind}{column}{span}}}  # {taken.why}{missing}\n"
 
 
+def _length(hours: int) -> str:
+    return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
+
+
 def _days(text: str) -> float:
     return float(text[:-1]) / (24 if text.endswith("h") else 1)
 
@@ -240,7 +295,7 @@ def _json(made: Guess) -> dict[str, Any]:
     return {"columns": [{"column": column, "as": what, "why": why} for column, what, why in _rows(made)]}
 
 
-def _show(made: Guess, files: Sequence[Path], data: Path, left_out: str) -> None:
+def _show(made: Guess, files: Sequence[Path], data: Path, said: Sequence[str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -253,8 +308,8 @@ def _show(made: Guess, files: Sequence[Path], data: Path, left_out: str) -> None
         table.add_row(escape(column), what, escape(why), style=colours.get(what, "bold"))
     console = Console()
     console.print(table)
-    if left_out:
-        console.print(left_out, markup=False, highlight=False)
+    for line in said:
+        console.print(line, style="bold", markup=False, highlight=False)
     console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
     loop, fleet, state = (*files, files[0].parent / "state")
     words = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]

@@ -21,6 +21,7 @@ from drift.performance import Outcomes
 from drift.reference import Reference
 from drift.sketch import OtherReference
 from drift.streams import WEEK, Layout, model
+from drift.telemetry import LEAST_PERIODS
 from drift.windows import Window
 
 Kind = Literal[
@@ -33,7 +34,6 @@ KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
 """Kinds under the false-alarm promise; all others are rules, counted apart."""
 
 _SMALL_FLEET = 8
-_LEAST_PERIODS = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Finding:
     """One thing that has moved, and where. `value` is held against `limit`; `statistical` ones are under the promise.
 
     `sites` are those that moved, `features` what moved there, strongest first ("score" for the prediction); `cohorts`
-    names the cohorts of a cohort's scope.
+    names the cohorts of a cohort's scope. `covered` is False for an alarm of a reference that promises nothing.
     """
 
     kind: Kind
@@ -84,6 +84,7 @@ class Finding:
     limit: float
     reason: str
     cohorts: tuple[str, ...] = ()
+    covered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +190,9 @@ def assess(
     limit = limits.evidence
     after, evidence, weights = detector(reference).judged(after, limit)
     value = float((evidence * weights).sum())
-    drifted = _statistical(reference, after, evidence, weights, value, limits) if after.alarm else ()
-    findings = (*drifted, *_quality(reference, by_site, limits), *_silent(after, whole, limits))
     coverage = _coverage(reference, limits)
+    drifted = _statistical(reference, after, evidence, weights, coverage, limits) if after.alarm else ()
+    findings = (*drifted, *_quality(reference, by_site, limits), *_silent(after, whole, limits))
     report = Report(
         min((w.start for w in whole), default=0),
         max((w.end for w in whole), default=0),
@@ -247,11 +248,12 @@ def _seen(state: State, windows: Sequence[Window]) -> State:
 
 
 def _statistical(
-    reference: Reference, state: State, evidence: Any, weights: Any, value: float, limits: Limits
+    reference: Reference, state: State, evidence: Any, weights: Any, coverage: Coverage, limits: Limits
 ) -> tuple[Finding, ...]:
     """One finding per kind: what moved, and at which sites."""
     layout = model(reference).layout
-    limit = limits.evidence
+    limit, value = limits.evidence, float((evidence * weights).sum())
+    promise = f"one false alarm in {limit:.0f} windows" if coverage.held else f"not covered: {coverage.why}"
     hit = named(evidence, weights, limit)
     made = []
     for k, kind in enumerate(KINDS):
@@ -269,9 +271,10 @@ def _statistical(
         what = ", ".join(features[:5]) or kind
         reason = (
             f"{kind} drift in {what} ({', '.join(aspects)}) at {_places(scope, sites, cohorts, state.sites)}: "
-            f"{_held(value, limit)} (one false alarm in {limit:.0f} windows)"
+            f"{_held(value, limit)} ({promise})"
         )
-        made.append(Finding(kind, True, scope, sites, features, value, limit, reason, cohorts))
+        covered = coverage.kept > 0
+        made.append(Finding(kind, True, scope, sites, features, value, limit, reason, cohorts, covered))
     return tuple(made)
 
 
@@ -480,8 +483,12 @@ def _coverage(reference: Reference, limits: Limits) -> Coverage:
     """What the calibration can carry, as simulations showed it (docs/drift.md): 25 windows between false alarms for
     each calibration period, far fewer where a period resembles the one before, nothing below 14 periods."""
     m, link = model(reference), detector(reference).resemblance
-    kept = 25.0 * m.days * ((1 - link) / (1 + link)) ** 3 if m.days >= _LEAST_PERIODS else 0.0
-    why = [f"{m.days} calibration periods carry one false alarm in {kept:.0f} windows"]
+    each = 25.0 * ((1 - link) / (1 + link)) ** 3
+    kept = each * m.days if m.days >= LEAST_PERIODS else 0.0
+    carried = f"one false alarm in {kept:.0f} windows" if kept else "no promise"
+    needed = max(LEAST_PERIODS, int(np.ceil(limits.evidence / each)))
+    more = f", {needed} would carry one in {limits.evidence:.0f}" if kept < limits.evidence else ""
+    why = [f"{m.days} calibration periods carry {carried}{more}"]
     if link > 0:
         why.append(f"a period resembles the one before (correlation {link:.2f})")
     if m.phases == 1 and limits.window_seconds < WEEK:

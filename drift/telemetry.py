@@ -16,6 +16,9 @@ Task = Literal["binary", "regression"]
 MAX_BYTES = 1 << 20
 """A batch is at most so long on the wire."""
 
+LEAST_PERIODS = 14
+"""Windows of training time without which a reference promises nothing about false alarms."""
+
 RESERVED = frozenset({"id", "at", "score", "label"})
 """Names of a row that are not features."""
 

@@ -199,6 +199,7 @@ def _assess(ports: Ports, unit: LoopUnit, loop: Loop, fleet: Fleet) -> tuple[dic
                 sites=tuple(f.sites),
                 features=tuple(f.features),
                 reason=f.reason,
+                covered=f.covered,
             )
             for f in report.findings
             if report.windows or not f.statistical

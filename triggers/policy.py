@@ -13,7 +13,8 @@ from triggers.config import Fleet, Loop, duration, rate
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a report found, as a decision remembers it."""
+    """One thing that a report found, as a decision remembers it. `covered` is False for an alarm of a reference that
+    promises nothing about false alarms."""
 
     kind: str
     statistical: bool
@@ -21,6 +22,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     sites: tuple[str, ...]
     features: tuple[str, ...]
     reason: str
+    covered: bool = True
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +70,9 @@ def decide(
     fresh: bool = True,
     unlabelled: str = "",
 ) -> tuple[Decision, History]:
-    """Hysteresis, then what forbids a run (freeze, active run, cooldown, budget, rows), then scope and compute; and
-    maintenance of sites with something wrong that no training answers, each time that begins and is confirmed.
+    """Hysteresis, then what forbids a run (no promise, freeze, active run, cooldown, budget, rows), then scope and
+    compute; and maintenance of sites with something wrong that no training answers, each time that begins and is
+    confirmed.
 
     `rows` is how many labelled rows a training could use now; `active` names the runs that have not ended. A check that
     is not `fresh` had no new window to assess: an alarm that persists confirms nothing. `unlabelled` says which labels
@@ -83,7 +86,8 @@ def decide(
     if not fresh:
         others = _said([f for f in findings if f not in moved])
         return _hold(decision, "; ".join(filter(None, ("no new windows to assess", others)))), history
-    widest = _widest(moved, fleet)
+    promised = [f for f in moved if f.covered]
+    widest = _widest(promised or moved, fleet)
     kept = msgspec.structs.replace(history, streak=_streak(history, moved, fleet))
     if widest is None:
         return _hold(decision, _quiet(findings)), kept
@@ -92,6 +96,7 @@ def decide(
     found = f"{scope}: {_said([f for f in moved if _scope(f, fleet)[0] == scope])}"
     run_of_checks = kept.streak.get(scope, 0)
     for forbidden in (
+        "" if promised else "what is not covered retrains nothing",
         _unconfirmed(run_of_checks, loop),
         f"frozen ({frozen})" if frozen else "",
         f"{active[0]} has not ended" if active else "",

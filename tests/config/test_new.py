@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pyarrow import csv, parquet
 
 from cli import guess, tables
 from cli.main import main
-from triggers.config import parse
+from drift.telemetry import LEAST_PERIODS
+from triggers.config import duration, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 4000
@@ -40,6 +42,12 @@ def a_table(**more: Any) -> pa.Table:
         "defective": random.integers(0, 2, N),
     }
     return pa.table({k: pa.array(v) for k, v in (columns | more).items() if v is not None})
+
+
+def over(days: float, **more: Any) -> pa.Table:
+    """The same in another time."""
+    at = np.datetime64("2025-01-01T00:00:00") + np.sort(np.random.default_rng(7).integers(0, int(days * 86400), N))
+    return a_table(measured_at=at, **more)
 
 
 @pytest.fixture
@@ -151,9 +159,29 @@ def test_of_two_columns_of_0_and_1_the_one_with_gaps_is_the_label(new: Any) -> N
 
 
 def test_the_bootstrap_is_long_enough_for_both_classes(new: Any, tmp_path: Path) -> None:
-    new(a_table(defective=np.where(np.arange(N) < 0.35 * N, 0, np.arange(N) % 2)))
+    new(over(60, defective=np.where(np.arange(N) < 0.35 * N, 0, np.arange(N) % 2)))
     loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
     assert loop.bootstrap.fraction == 0.4
+
+
+@pytest.mark.parametrize(
+    ("days", "share", "window", "covered"),
+    [(365, 0.3, "7d", True), (60, 0.3, "1d", True), (7, 0.5, "6h", True), (2, 0.2, "1d", False)],
+)
+def test_window_and_bootstrap_cover_the_first_models_alarms_or_it_is_said_at_once(
+    new: Any, tmp_path: Path, capsys: Any, days: float, share: float, window: str, covered: bool
+) -> None:
+    new(over(days))
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert (loop.bootstrap.fraction, loop.telemetry.window) == (share, window)
+    rows = tables.load(tmp_path / "rows.csv", loop)
+    periods = duration(window) / timedelta(seconds=1)
+    before = rows.between(rows.first, rows.start_of_telemetry(loop)).table.at // periods
+    assert (len(set(before.tolist())) >= LEAST_PERIODS) == covered
+    training = duration(loop.training.window) - duration(loop.training.holdout)
+    assert training >= LEAST_PERIODS * duration(window)
+    main(["new", "again", "--data", "rows.csv"])
+    assert ("drift will be shown, but retrains nothing" in " ".join(capsys.readouterr().out.split())) != covered
 
 
 def test_of_a_day_of_data_a_fifth_is_the_bootstrap(new: Any, tmp_path: Path) -> None:

@@ -271,6 +271,22 @@ def test_a_calibration_that_is_too_short_says_so() -> None:
     assert report.reason == "no windows to assess"
 
 
+def test_an_alarm_without_a_promise_says_what_would_cover_it() -> None:
+    short, fleet, state = Fleet(10).reference(days=13), Fleet(1), None
+    for day in range(100, 103):
+        now = []
+        for site in SITES:
+            rows, _ = fleet.rows(site, day)
+            rows = replace(rows, columns={**rows.columns, "y": rows.columns["y"] + 3})
+            now += fold(Batch("1", "l", "m", site, "b", day * DAY, day * DAY, rows=rows), short, DAY).values()
+        report, state = assess(short, now, state, LIMITS)
+    (finding,) = [f for f in report.findings if f.statistical]
+    assert not finding.covered
+    assert "(not covered: 13 calibration periods carry no promise, 14 would carry one in 90;" in finding.reason
+    assert "one false alarm in" not in finding.reason
+    assert all(f.covered for r in watch(column("y", lambda v: v + 3), days=2) for f in r.findings)
+
+
 def test_a_reference_without_labels_or_calibration_still_assesses() -> None:
     rows, _ = Fleet(11).rows("north", 0, 500)
     reference = Reference.build(SCHEMA, rows, None, ["north"] * 500)

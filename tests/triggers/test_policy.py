@@ -55,6 +55,16 @@ def test_drift_of_the_fleet_retrains_for_the_fleet_and_says_why() -> None:
     assert history == History(starts=(NOW,))
 
 
+def test_an_alarm_without_a_promise_retrains_nothing_and_hides_no_other() -> None:
+    wide, here = a_finding(covered=False), a_finding("site", ("c",))
+    decision, history = said([wide], History(streak={"fleet": 9}))
+    assert decision.action == "hold"
+    assert decision.reason == "fleet: x moved; held: what is not covered retrains nothing"
+    assert history.streak == {"fleet": 10}
+    decision, _ = said([wide, here])
+    assert (decision.action, decision.scope) == ("retrain", "site:c")
+
+
 def test_no_finding_holds() -> None:
     decision, history = said([], History(streak={"fleet": 3}))
     assert decision == Decision(loop="line", at=NOW, action="hold", reason="nothing moved more than it does by itself")

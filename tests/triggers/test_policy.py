@@ -56,13 +56,13 @@ def test_drift_of_the_fleet_retrains_for_the_fleet_and_says_why() -> None:
 
 
 def test_an_alarm_without_a_promise_retrains_nothing_and_hides_no_other() -> None:
-    wide, here = a_finding(covered=False), a_finding("site", ("c",))
+    wide, here = a_finding(covered=False), a_finding("cohort", ("a", "b"))
     decision, history = said([wide], History(streak={"fleet": 9}))
     assert decision.action == "hold"
     assert decision.reason == "fleet: x moved; held: what is not covered retrains nothing"
     assert history.streak == {"fleet": 10}
     decision, _ = said([wide, here])
-    assert (decision.action, decision.scope) == ("retrain", "site:c")
+    assert (decision.action, decision.scope) == ("retrain", "cohort:press")
 
 
 def test_no_finding_holds() -> None:

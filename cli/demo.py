@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cli import summary
+from cli.host import APP
 from cli.progress import Progress
-from cli.replay import APP, Options, Replay
+from cli.replay import Options, Replay
 from triggers import loop as shell
 from triggers.config import duration
 

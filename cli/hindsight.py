@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.children import JobFailed, run_job
 from cli.tables import Data
 from drift.detectors import State
 from drift.envelope import iso
@@ -75,8 +76,7 @@ class Workshop:
             self.key.write_bytes(keys.new()[0])
 
     def train(self, name: str, start: int, end: int, sites: Sequence[str] | None) -> tuple[str, Path]:
-        """(digest, folder with its files) of a candidate trained on [start, end). Raises Refused."""
-        from cli.replay import run_job
+        """(digest, folder with its files) of a candidate trained on [start, end). Raises JobFailed."""
         from jobs.package import Blobs, fetch
 
         folder = self.folder / "jobs" / name
@@ -97,7 +97,7 @@ class Workshop:
         found = json.loads((folder / "result.json").read_text())
         if "error" in found:
             (folder / "result.json").unlink()
-            raise Refused(f"training on {iso(start)[:10]} to {iso(end)[:10]} failed: {found['error']}")
+            raise JobFailed(f"training on {iso(start)[:10]} to {iso(end)[:10]} failed: {found['error']}")
         files = folder / "candidate"
         if not files.exists():
             fetch(found["candidate"], Blobs(self.folder / "blobs"), None, files)
@@ -357,7 +357,7 @@ class Hindsight:
         say(f"{iso(now)[:10]} {'retraining' if world.retrain else 'would retrain'} for {decision.scope}")
         try:
             made = world.champion(name, start, end, sites)
-        except Refused as problem:
+        except (Refused, JobFailed) as problem:
             told |= {"outcome": "failed", "verdict": str(problem)}
             return
         if world.retrain:

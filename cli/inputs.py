@@ -7,13 +7,24 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from triggers.config import Loop
 from triggers.errors import Refused
 
 
-def digests(loop_file: Path, fleet_file: Path, data: Path) -> dict[str, str]:
-    """sha256 by what it is of: loop.yaml, the scripts beside it, fleet.yaml, the data. Raises Refused."""
-    scripts = {path.name: path for path in sorted(loop_file.parent.glob("*.py"))}
-    files = {"loop.yaml": loop_file, **scripts, "fleet.yaml": fleet_file, "data": data}
+def scripts(loop_file: Path, loop: Loop) -> dict[str, Path]:
+    """What may run, by its path from loop.yaml: Python files beside loop.yaml and beside the scripts that it names, and
+    the packages there."""
+    home = loop_file.resolve().parent
+    places = {home, *((home / s).resolve().parent for s in (loop.training.script, loop.evaluation.script) if s)}
+    found = {path for place in places for path in place.glob("*.py")}
+    packages = {init.parent for place in places for init in place.glob("*/__init__.py")}
+    found |= {path for package in packages for path in package.rglob("*.py")}
+    return {path.relative_to(home).as_posix(): path for path in sorted(found) if path.is_relative_to(home)}
+
+
+def digests(loop_file: Path, loop: Loop, fleet_file: Path, data: Path) -> dict[str, str]:
+    """sha256 by what it is of: loop.yaml, its scripts, fleet.yaml, the data. Raises Refused."""
+    files = {"loop.yaml": loop_file, **scripts(loop_file, loop), "fleet.yaml": fleet_file, "data": data}
     return {name: _digest(path) for name, path in files.items()}
 
 

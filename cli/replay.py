@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -30,10 +29,14 @@ import numpy as np
 import yaml
 
 from cli import inputs, summary, tables
+from cli.browser import Page
+from cli.children import JobFailed, environment, run_job, terminate
+from cli.host import APP
 from cli.meter import Meter
+from cli.validate import text
 from drift.envelope import iso
 from triggers import sites
-from triggers.config import Fleet, Loop, Site, duration, parse_fleet, parse_loop
+from triggers.config import Site, duration, parse_fleet, parse_loop
 from triggers.errors import DriftloopError, Refused
 from triggers.ports import Put, Queue
 
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
     from cli.host import Host
     from triggers.run import Run
 
-APP = Path(__file__).resolve().parent.parent / "function_app.py"
 MOST_PROCESSES = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -71,8 +73,8 @@ class Replay:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.state = options.state
-        self.loop = read_loop(options.loop_file)
-        self.fleet = read_fleet(options.fleet_file)
+        self.loop = parse_loop(text(options.loop_file), str(options.loop_file))
+        self.fleet = parse_fleet(text(options.fleet_file), str(options.fleet_file))
         self.tick = duration(self.loop.telemetry.window)
         self.meter = Meter()
         self.rows_before = 0
@@ -84,6 +86,9 @@ class Replay:
     # --- setting up
 
     def __enter__(self) -> Self:
+        from cli.host.http import Server
+
+        Server(self.options.port, lambda *_: (503, [], b"")).server_close()  # a port that cannot be had is said first
         try:
             self._prepare()
             self._start()
@@ -99,7 +104,7 @@ class Replay:
         from adapters.local import keys
 
         options = self.options
-        inputs.keep(self.state, inputs.digests(options.loop_file, options.fleet_file, options.data))
+        inputs.keep(self.state, inputs.digests(options.loop_file, self.loop, options.fleet_file, options.data))
         config = self.state / "config" / self.loop.loop
         if not (config / "loop.yaml").exists():
             self._write_config(config)
@@ -124,8 +129,9 @@ class Replay:
 
     def _write_config(self, config: Path) -> None:
         config.mkdir(parents=True, exist_ok=True)
-        for script in self.options.loop_file.parent.glob("*.py"):
-            shutil.copy(script, config / script.name)
+        for name, script in inputs.scripts(self.options.loop_file, self.loop).items():
+            (config / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(script, config / name)
         shutil.copy(self.options.loop_file, config / "loop.yaml")
 
     def _site(self, name: str) -> Path:
@@ -194,10 +200,8 @@ class Replay:
             config.write_text(json.dumps({"port": 0, "sites": [self._edge(site) for site in group]}))
             command = [sys.executable, "-m", "edge", "--config", str(config), "--parent", str(os.getpid())]
             log = self._close.enter_context((self.state / "sites" / f"edge-{n}.log").open("ab"))
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, cwd=APP.parent, env=child_environment()
-            )
-            self._close.callback(_end, process)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=APP.parent, env=environment())
+            self._close.callback(terminate, process)
             assert process.stdout is not None
             ready = process.stdout.readline()
             if not ready:
@@ -263,7 +267,7 @@ class Replay:
         found = json.loads(result.read_text())
         if "error" in found:
             result.unlink()
-            raise Refused(f"{name}: {found['error']}")
+            raise JobFailed(f"{name}: {found['error']}")
         return str(found["candidate"])
 
     def review(self) -> dict[str, Any]:
@@ -289,7 +293,7 @@ class Replay:
         run_job(folder, spec)
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())
         if "error" in found:
-            raise Refused(f"review: {found['error']}")
+            raise JobFailed(f"review: {found['error']}")
         few = {month for month, rows in found["rows"].items() if rows < 100}
         return _without(found, few)
 
@@ -319,9 +323,9 @@ class Replay:
             command = [sys.executable, "-c", ""]
         with (folder / "log.txt").open("ab") as log:
             self._drawing = subprocess.Popen(
-                ["nice", *command], stdout=log, stderr=log, cwd=APP.parent, env=child_environment()
+                ["nice", *command], stdout=log, stderr=log, cwd=APP.parent, env=environment()
             )
-        self._close.callback(_end, self._drawing)
+        self._close.callback(terminate, self._drawing)
 
     def failed(self) -> dict[str, int]:
         """What nobody will try again, by function or queue: timers of this process that raised, and dead letters."""
@@ -462,76 +466,6 @@ class Replay:
         return True
 
 
-class Page:
-    """A person's browser, as far as answering needs one: a cookie, a form, its hidden fields."""
-
-    def __init__(self, base: str, login: str) -> None:
-        self.base = base
-        status, headers, _ = self._send("GET", login.removeprefix(base))
-        self.cookie = (headers.get("set-cookie") or "").split(";")[0]
-        if not self.cookie:
-            raise Refused(f"the login link was not accepted ({status})")
-
-    def form(self, path: str) -> dict[str, str] | None:
-        """The hidden fields of the page's form; None where nothing is asked."""
-        status, _, body = self._send("GET", path)
-        if status != 200:
-            raise Refused(f"{path} answered {status}")
-        fields = _Hidden()
-        fields.feed(body.decode())
-        return fields.found or None
-
-    def post(self, path: str, form: Mapping[str, str]) -> None:
-        """Raises Refused with what the page says."""
-        status, _, body = self._send("POST", path, urllib.parse.urlencode(form).encode())
-        if status >= 400:
-            raise Refused(f"{path} answered {status}: {body[:300].decode('utf-8', 'replace')}")
-
-    def _send(self, method: str, path: str, body: bytes = b"") -> tuple[int, http.client.HTTPMessage, bytes]:
-        host = urllib.parse.urlsplit(self.base).netloc
-        connection = http.client.HTTPConnection(host, timeout=30)
-        headers = {"Origin": self.base, "Content-Type": "application/x-www-form-urlencoded"}
-        if hasattr(self, "cookie"):
-            headers["Cookie"] = self.cookie
-        connection.request(method, path, body or None, headers)
-        answer = connection.getresponse()
-        found = answer.status, answer.headers, answer.read()
-        connection.close()
-        return found
-
-
-class _Hidden(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, str] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        said = dict(attrs)
-        if tag == "input" and said.get("type") == "hidden" and said.get("name"):
-            self.found[str(said["name"])] = said.get("value") or ""
-
-
-def run_job(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Run one job outside the loop, to its end; what it wrote is in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps(spec))
-    with open(folder / "log.txt", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs", str(folder / "spec.json")],
-            stdout=log,
-            stderr=log,
-            cwd=APP.parent,
-            env=child_environment(),
-        )
-        try:
-            process.wait()
-        except BaseException:
-            _end(process)
-            raise
-    if not (folder / "result.json").exists():
-        raise Refused(f"{spec['name']} ended with status {process.returncode}: see {folder / 'log.txt'}")
-
-
 def _without(found: Any, months: set[str]) -> Any:
     """A review without the months of which there are too few rows to say anything."""
     if not isinstance(found, dict):
@@ -549,21 +483,6 @@ def _span(time: timedelta) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def child_environment() -> dict[str, str]:
-    """One thread a child: more would wait for each other. Bytecode is kept: most of a start is compiling."""
-    ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(APP.parent)}
-    return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, **ours}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def call(url: str, method: str, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One request to a site's process. Raises Refused with what it said."""
     parts = urllib.parse.urlsplit(url)
@@ -577,21 +496,6 @@ def call(url: str, method: str, what: str, body: Mapping[str, Any] | None = None
         raise Refused(f"{url}/{what} answered {answer.status}: {data[:300].decode('utf-8', 'replace')}")
     found: dict[str, Any] = json.loads(data or b"{}")
     return found
-
-
-def read_loop(path: Path) -> Loop:
-    return parse_loop(_text(path), str(path))
-
-
-def read_fleet(path: Path) -> Fleet:
-    return parse_fleet(_text(path), str(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise Refused(f"{path}: {problem}") from problem
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -613,6 +517,8 @@ def run(args: argparse.Namespace) -> int:
     """Replay to the end of the table, and say what came of it."""
     from cli.progress import Progress
 
+    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        raise Refused(f"--json {args.json}: expected a file in a folder that is there")
     with Progress(str(args.data)) as progress:
         options = Options(
             args.loop,

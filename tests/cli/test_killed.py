@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from cli import inputs
+from triggers.config import parse_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 DAYS, BEFORE, A_DAY = 60, 30, 60
@@ -139,7 +140,8 @@ def test_a_loop_that_cannot_be_read_stops_no_other_and_the_end_is_red(alone: tup
 def test_a_state_goes_on_with_what_it_was_begun_with_or_not_at_all(loop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(loop, other)
-    inputs.keep(tmp_path / "state", inputs.digests(loop / "loop.yaml", loop / "fleet.yaml", loop / "rows.csv"))
+    files = loop / "fleet.yaml", loop / "rows.csv"
+    inputs.keep(tmp_path / "state", inputs.digests(loop / "loop.yaml", parse_loop(LOOP), *files))
     (other / "train.py").write_text("")
     with (other / "rows.csv").open("a") as rows:
         rows.write("\nx-2,2024-02-01,south,0,0,drill,0")

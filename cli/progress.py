@@ -33,7 +33,6 @@ class Progress:
         self.console = console or Console()
         self._live = Live(Text(title), console=self.console, refresh_per_second=4, transient=True)
         self._audit = 0
-        self._held = ""
         self._replay: Replay | None = None
 
     def __enter__(self) -> Progress:

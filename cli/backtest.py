@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         if not world.served:
             say("training the first model on the bootstrap")
         world.begin()
-        found = look_back(world, policies, lambda at: tick(at, world), say)
+        quiet = len(policies) > 1
+        found = look_back(world, policies, lambda at: tick(at, world), (lambda _: None) if quiet else say)
     if args.json:
         results = [one.result() for one in found]
         told = {"policies": [{"policy": o.named, **r} for o, r in zip(found, results, strict=True)]}

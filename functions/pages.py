@@ -290,7 +290,7 @@ def _waves(waves: Iterable[PlanWave]) -> Html:
 
 
 def _lineage(detail: RunDetail) -> Html:
-    found = {k: v for k, v in (detail.lineage or {}).items() if v not in (None, "", {})}
+    found = {k: v for k, v in (detail.lineage or {}).items() if v not in (None, "", {}, [])}
     if not found:
         return html("<p>{}</p>", "The candidate's manifest says nothing of its origin.")
     return html('<dl class="facts">{}</dl>', [html("<dt>{}</dt><dd>{}</dd>", k, _said(v)) for k, v in found.items()])
@@ -299,6 +299,8 @@ def _lineage(detail: RunDetail) -> Html:
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {_said(v)}" for k, v in sorted(value.items()))
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -103,6 +103,7 @@ class AzureMl:
         self.resources: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, Run] = {}
         self.expired: set[str] = set()
+        self.deployments: dict[str, subprocess.Popen[str]] = {}
         self.submissions = 0
         self.pretends = False
         """Whether a job only runs until `end` says how it ended."""
@@ -141,6 +142,13 @@ class AzureMl:
         }
         return {"connection_verify": str(self.ca), "cloud": self.url, "cloud_metadata": clouds}
 
+    def score(self, endpoint: str, asked: Any, deployment: str = "") -> Any:
+        """What an endpoint answers."""
+        headers = {"azureml-model-deployment": deployment} if deployment else {}
+        status, answer, _ = self._score(endpoint, headers, json.dumps(asked).encode())
+        assert status == 200, answer
+        return answer
+
     def end(self, name: str, status: str) -> None:
         """The end of a job that pretends."""
         self._ended(self.runs[name], status, {})
@@ -152,6 +160,8 @@ class AzureMl:
 
     def close(self) -> None:
         self.close_runs()
+        for path in list(self.deployments):
+            self._stop(path)
         for server in (self._arm, self._storage):
             server.shutdown()
             server.server_close()
@@ -179,6 +189,8 @@ class AzureMl:
         low = path.lower()
         if path == WORKSPACE:
             return 200, self._workspace(), {}
+        if method == "POST" and low.endswith("/listkeys"):
+            return 200, {"primaryKey": "key", "secondaryKey": "other"}, {}
         if low.endswith("/startpendingupload"):
             container = f"{self.storage}/account/code-{_safe(path)}"
             credential = {"credentialType": "SAS", "sasUri": f"{container}?sv=2026-01-01&sig=c2ln"}
@@ -195,6 +207,7 @@ class AzureMl:
             self.resources[path].setdefault("properties", {}).update(given.get("properties", {}))
             return 200, self.resources[path], {}
         if method == "DELETE":
+            self._stop(path)
             self.resources.pop(path, None)
             return 200, {}, {}
         if method == "GET":
@@ -247,7 +260,7 @@ class AzureMl:
             latest = {"latestVersion": versioned[2], "nextVersion": "2"}
             self.resources[versioned[1]] = {"id": versioned[1], "name": name, "properties": latest}
         if re.search(r"/onlineEndpoints/[^/]+(/deployments/[^/]+)?$", path):
-            self._deploy(path, found, new)
+            self._deploy(path, found)
         self.resources[path] = found
         if versioned and "/models/" in path and new:
             self._announce(
@@ -374,13 +387,67 @@ class AzureMl:
 
     # Online endpoints.
 
-    def _deploy(self, path: str, found: dict[str, Any], new: bool) -> None:
+    def _deploy(self, path: str, found: dict[str, Any]) -> None:
+        """A deployment is a process that runs its scoring script; it has succeeded when `init` has."""
         properties = found["properties"]
         properties["provisioningState"] = "Succeeded"
-        if "/deployments/" in path:
-            properties.setdefault("scaleSettings", {"scaleType": "Default"})
-        else:
-            properties["scoringUri"] = f"{self.url}/score"
+        endpoint, _, deployment = path.partition("/deployments/")
+        if not deployment:
+            properties["scoringUri"] = f"{self.url}/score/{endpoint.rsplit('/', 1)[1]}"
+            return
+        properties.setdefault("scaleSettings", {"scaleType": "Default"})
+        resources: dict[str, Any] = {"containerResourceRequests": {}, "containerResourceLimits": {}}
+        properties.setdefault("containerResourceRequirements", resources)
+        folder = self.folder / "deployments" / f"{endpoint.rsplit('/', 1)[1]}-{deployment}"
+        code = self._code(properties["codeConfiguration"]["codeId"])
+        given = {"jobInputType": "uri_folder", "uri": properties["model"]}
+        model = Path(self._input(Run(deployment, {}, folder), "model", given))
+        script = code / properties["codeConfiguration"]["scoringScript"]
+        variables = {**os.environ, **(properties.get("environmentVariables") or {}), "AZUREML_MODEL_DIR": str(model)}
+        with (folder / "log.txt").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE, str(code), str(script)],
+                cwd=code,
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline() or '{"error": "it ended"}')
+        if "error" in said:
+            properties["provisioningState"] = "Failed"
+            process.wait(10)
+        self.deployments[path] = process
+
+    def _score(self, endpoint: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict[str, str]]:
+        """The deployment that the header names, else the one that has the traffic."""
+        path = next((p for p in self.resources if p.endswith(f"/onlineEndpoints/{endpoint}")), "")
+        traffic = (self.resources.get(path, {}).get("properties") or {}).get("traffic") or {}
+        name = headers.get("azureml-model-deployment") or max(traffic, key=lambda n: int(traffic[n]), default="")
+        process = self.deployments.get(f"{path}/deployments/{name}")
+        if process is None or process.poll() is not None:
+            return 404, _error("NotFound", f"no deployment {name!r} of {endpoint}"), {}
+        with self._lock:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(body.decode()) + "\n")
+            process.stdin.flush()
+            return 200, json.loads(process.stdout.readline()), {}
+
+    def _stop(self, path: str) -> None:
+        process = self.deployments.pop(path, None)
+        if process is not None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
     # Announcing.
 
@@ -428,6 +495,26 @@ class AzureMl:
 
 
 FINAL = ("Completed", "Failed", "Canceled")
+_SERVE = """
+import importlib.util, json, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.spec_from_file_location("score", sys.argv[2])
+script = importlib.util.module_from_spec(spec)
+out, sys.stdout = sys.stdout, sys.stderr
+def say(what):
+    out.write(json.dumps(what) + "\\n")
+    out.flush()
+try:
+    spec.loader.exec_module(script)
+    script.init()
+except Exception as error:
+    say({"error": str(error)})
+    sys.exit(1)
+say({})
+for line in sys.stdin:
+    say(script.run(json.loads(line)))
+getattr(script, "stop", lambda: None)()
+"""
 
 
 def _safe(path: str) -> str:
@@ -484,7 +571,7 @@ class _Server(http.server.ThreadingHTTPServer):
             super().finish_request(wrapped, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError | TimeoutError):
             super().handle_error(request, client_address)
 
 
@@ -519,6 +606,9 @@ class _Arm(_Handler):
         if not token or token in service.expired:
             challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             return self.reply(401, json.dumps(_error("ExpiredToken", "the token has expired")).encode(), challenge)
+        if path.startswith("/score/"):
+            status, answer, headers = service._score(path.removeprefix("/score/"), self.headers, body)
+            return self.reply(status, json.dumps(answer).encode(), headers)
         fault = self._fault(path)
         if fault is None or fault.after:
             status, answer, headers = service.answer(self.command, path, query, body)

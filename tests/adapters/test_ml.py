@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from adapters.signatures import Ed25519
 from drift.envelope import iso
 from edge import candidate, keys
 from tests.adapters.azureml import IMAGE, WORKSPACE_ID, AzureMl
-from tests.jobs.conftest import DAY, START, Home, pumps
+from tests.jobs.conftest import DAY, START, Home, by_hand, pumps
 from triggers.errors import Refused, Retry
 from triggers.ports import Job, JobStatus
 
 pytestmark = pytest.mark.wire
 
+ROOT = Path(__file__).parents[2]
 FLEET = """
 sites:
   - {{name: north}}
@@ -53,8 +56,10 @@ class Plant:
         told = {"table": self.home.csv(self.rows), "key": folder / "south.pem", "public": public}
         self.config.put("pumps/fleet.yaml", FLEET.format(**told).encode())
         self.server = AzureMl(folder / "service", self.blobs)
+        identity: Any = self.server
+        self.workspace = Workspace(lambda: WORKSPACE_ID, identity, **self.server.options(), **QUICK)
         self.jobs = AzureMlJobs(
-            Workspace(lambda: WORKSPACE_ID, self.server, **self.server.options(), **QUICK),  # type: ignore[arg-type]
+            self.workspace,
             self.blobs,
             self.config,
             FileConfigs(folder),
@@ -263,6 +268,62 @@ def test_the_environment_is_the_users(plant: Plant, name: str, text: str | None)
 def test_a_site_without_compute_cannot_train(plant: Plant) -> None:
     with pytest.raises(Refused, match=r"site north is to train, and .* names no compute of it"):
         plant.submit("train", "t", "north", data="x.csv")
+
+
+def test_a_model_that_somebody_else_registered_becomes_a_candidate(plant: Plant) -> None:
+    """Its reference is of our rows, its training window what its tags say, the signature ours."""
+    from azure.ai.ml.entities import Model
+
+    plant.home.told(plant.rows)
+    plant.blobs.put("theirs/model.onnx", by_hand(0.1, None))
+    theirs = Model(name="pumps", version="7", path="azureml://datastores/driftloop/paths/theirs/", type="custom_model")
+    plant.workspace.client.models.create_or_update(theirs)
+    window = {"trained_from": "2023-01-01T00:00:00Z", "trained_to": "2023-06-01T00:00:00Z"}
+    status = plant.does("train", "t", sites=["north"], model="azureml:pumps:7", **window)
+    assert status.state == "succeeded", status
+    digest = status.result["candidate"]
+    assert plant.files(digest)["model.onnx"] == by_hand(0.1, None)
+    lineage = plant.home.manifest(digest).lineage
+    assert (lineage.start, lineage.end, lineage.rows) == (window["trained_from"], window["trained_to"], 0)
+
+
+def test_a_deployment_serves_a_registered_candidate_and_tells_the_loop(plant: Plant, tmp_path: Path) -> None:
+    """As an online endpoint would: the snapshot is the site's program, the model what was registered."""
+    from azure.ai.ml.entities import (
+        CodeConfiguration,
+        Environment,
+        KubernetesOnlineDeployment,
+        KubernetesOnlineEndpoint,
+    )
+
+    plant.workspace.options["read_timeout"] = 60
+    plant.home.told(plant.rows)
+    digest = plant.does("train", "t", sites=["north"]).result["candidate"]
+    snapshot = tmp_path / "snapshot"
+    for package in ("edge", "drift"):
+        shutil.copytree(ROOT / package, snapshot / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "registry.pub").write_text(plant.public)
+    schema = {"features": [{"name": "pressure"}, {"name": "heat"}, {"name": "maker", "kind": "category"}]}
+    site = {"name": "north", "loop": "pumps", "state": str(tmp_path / "state"), "ingest": "http://127.0.0.1:9/x"}
+    keyed = {"registry": "", "registry_key": str(tmp_path / "registry.pub"), "schema": schema}
+    client = plant.workspace.client
+    client.online_endpoints.begin_create_or_update(KubernetesOnlineEndpoint(name="pumps-north", compute="k8s")).result()
+    deployment = KubernetesOnlineDeployment(
+        name="green",
+        endpoint_name="pumps-north",
+        model=f"azureml:pumps:{digest}",
+        code_configuration=CodeConfiguration(code=str(snapshot), scoring_script="edge/azureml.py"),
+        environment=Environment(name="edge", version="1", image="driftloop-edge:0.1.0"),
+        environment_variables={"DRIFTLOOP_EDGE": json.dumps({"sites": [{**site, **keyed}]}), "WORKER_COUNT": "1"},
+        instance_type="small",
+    )
+    made = client.online_deployments.begin_create_or_update(deployment).result()
+    assert made.provisioning_state == "Succeeded"
+    row = {"pressure": 5.0, "heat": 61.0, "maker": "acme"}
+    answer = plant.server.score("pumps-north", {"rows": [row]}, "green")
+    assert answer["candidate"] == digest
+    assert 0 <= answer["scores"][0] <= 1
+    assert plant.server.score("pumps-north", {}, "green")["candidate"] == digest
 
 
 JOB, DATA, CODE = r"/jobs/t$", r"/data/pumps-window/", r"/codes/"

@@ -247,7 +247,6 @@ def fleet_yaml(shape: Shape) -> str:
     """fleet.yaml, commented: the sites of the table, the smallest one first in line."""
     lines = [
         "# The sites that serve the model. Every field and its default: docs/schemas/fleet.schema.json.",
-        "# A site may say, for example: timezone: Europe/Berlin, windows: [{cron: 0 2 * * *, duration: 3h}]",
         "sites:",
     ]
     first = min(shape.sites, key=lambda s: (shape.sites[s], s))

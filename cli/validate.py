@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop
+from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop, unheeded
 from triggers.errors import Refused
 from triggers.reading import Document, Problem, Wrong
 
@@ -24,21 +24,29 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where all is well, 2 with every problem where it is not."""
+    """0 where all is well, 2 with every problem where it is not. What nothing heeds yet is a warning."""
+    warnings: list[Problem] = []
     try:
         problems = found(args.loop, args.fleet)
+        if args.fleet and not problems:
+            whole = text(args.fleet)
+            fleet = parse_fleet(whole, str(args.fleet))
+            warnings = Document(whole, str(args.fleet)).problems(unheeded(fleet))
     except Unreadable as e:
         if not args.json:
             raise
         problems = [Problem(e.file, 0, (), e.why)]
     if args.json:
-        each = [{"file": p.file, "line": p.line, "field": p.field, "what": p.what} for p in problems]
-        print(json.dumps({"problems": each}, indent=2))
+        print(json.dumps({"problems": _plain(problems), "warnings": _plain(warnings)}, indent=2))
     elif problems:
         raise Wrong(problems)
     else:
-        print("no problems")
+        print("\n".join([*(f"warning: {w}" for w in warnings), "no problems"]))
     return 2 if problems else 0
+
+
+def _plain(problems: list[Problem]) -> list[dict[str, Any]]:
+    return [{"file": p.file, "line": p.line, "field": p.field, "what": p.what} for p in problems]
 
 
 def found(loop: Path | None, fleet: Path | None) -> list[Problem]:

@@ -576,6 +576,29 @@ def check(loop: Loop, fleet: Fleet) -> list[Problem]:
     return [Problem("loop.yaml", 0, path, what) for path, what in _pair_problems(loop, fleet)]
 
 
+def unheeded(fleet: Fleet) -> list[tuple[Path, str]]:
+    """What fleet.yaml may say and nothing heeds yet: the first site that says it, and why it matters."""
+    found: list[tuple[Path, str]] = []
+    for name, instead in _UNHEEDED.items():
+        default = next(f.default for f in msgspec.structs.fields(Site) if f.name == name)
+        at = [i for i, site in enumerate(fleet.sites) if getattr(site, name) != default]
+        if at:
+            more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
+            found.append((("sites", at[0], name), f"not heeded yet{more}: {instead}"))
+    return found
+
+
+_UNHEEDED = {
+    "windows": "a site is changed at any time",
+    "blackouts": "a site is changed at any time",
+    "link_kbps": "a candidate is given no more time over a slow link",
+    "instance_types": "whether a candidate fits is not looked at",
+    "free": "whether a candidate fits is not looked at",
+    "architecture": "whether a candidate fits is not looked at",
+    "executor": "a site is reached at its url, whatever it says",
+}
+
+
 def json_schema(kind: type[Loop] | type[Fleet]) -> dict[str, Any]:
     """The published JSON Schema (2020-12) of loop.yaml or fleet.yaml, with what the docstrings say of each field."""
     schema = msgspec.json.schema(kind)

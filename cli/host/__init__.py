@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triggers.config import check
+from triggers.config import check, unheeded
 from triggers.errors import Refused
+from triggers.reading import Problem
 
 if TYPE_CHECKING:
     from cli.host.app import AppError, load
@@ -81,7 +82,10 @@ def _look_through(configs: Configs) -> None:
     """Say what is wrong with a loop as the host starts, not when its turn comes."""
     for name in configs.loops():
         try:
-            problems = [str(p) for p in check(configs.loop(name), configs.fleet(name))]
+            fleet = configs.fleet(name)
+            for path, what in unheeded(fleet):
+                log.warning("loop %s: %s", name, Problem("fleet.yaml", 0, path, what))
+            problems = [str(p) for p in check(configs.loop(name), fleet)]
         except Refused as e:
             problems = str(e).splitlines()
         for problem in problems:

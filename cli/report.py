@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """0 when it is drawn and stored; 1 where there is nothing to draw."""
     from adapters.local.profile import Local
     from cli.backfill import loop_name
-    from cli.replay import APP, child_environment
+    from cli.children import environment
+    from cli.host import APP
 
     if not (args.state / "state.db").exists():
         raise Refused(f"{args.state}: no state.db there; expected the state folder of an app that has run")
@@ -65,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     path.write_text(json.dumps(spec))
     print(f"drawing {spec['name']} ...", file=sys.stderr, flush=True)
     command = [sys.executable, "-W", "ignore", "-m", "jobs.drift_report", str(path)]
-    ended = subprocess.run(
-        command, cwd=APP.parent, env=child_environment(), capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run(command, cwd=APP.parent, env=environment(), capture_output=True, text=True, check=False)
     said = _last(ended.stdout)
     if ended.returncode or "report" not in said:
         why = said.get("error") or ended.stderr.strip().splitlines()[-1:] or [f"status {ended.returncode}"]

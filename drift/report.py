@@ -155,11 +155,6 @@ class Report:
     reason: str
     verdicts: tuple[Verdict, ...]
 
-    @property
-    def drifting(self) -> bool:
-        """Whether any statistical kind has moved."""
-        return any(f.statistical for f in self.findings)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; NaN as None."""
         plain: dict[str, Any] = _plain(asdict(self))

@@ -11,13 +11,17 @@ from triggers.errors import Refused
 
 
 class Page:
-    """A signed-in person: a cookie, a form, its hidden fields."""
+    """A signed-in person: what says who they are, a form, its hidden fields."""
 
     def __init__(self, base: str, login: str) -> None:
         self.base = base
-        status, headers, _ = self._send("GET", login.removeprefix(base))
-        self.cookie = (headers.get("set-cookie") or "").split(";")[0]
-        if not self.cookie:
+        self.headers = {"Origin": base, "Content-Type": "application/x-www-form-urlencoded"}
+        self._sign_in(login)
+
+    def _sign_in(self, login: str) -> None:
+        status, headers, _ = self._send("GET", login.removeprefix(self.base))
+        self.headers["Cookie"] = (headers.get("set-cookie") or "").split(";")[0]
+        if not self.headers["Cookie"]:
             raise Refused(f"the login link was not accepted ({status})")
 
     def form(self, path: str) -> dict[str, str] | None:
@@ -38,10 +42,7 @@ class Page:
     def _send(self, method: str, path: str, body: bytes = b"") -> tuple[int, http.client.HTTPMessage, bytes]:
         host = urllib.parse.urlsplit(self.base).netloc
         connection = http.client.HTTPConnection(host, timeout=30)
-        headers = {"Origin": self.base, "Content-Type": "application/x-www-form-urlencoded"}
-        if hasattr(self, "cookie"):
-            headers["Cookie"] = self.cookie
-        connection.request(method, path, body or None, headers)
+        connection.request(method, path, body or None, self.headers)
         answer = connection.getresponse()
         found = answer.status, answer.headers, answer.read()
         connection.close()

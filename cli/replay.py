@@ -139,9 +139,7 @@ class Replay:
 
     def _start(self) -> None:
         os.environ.update(
-            DRIFTLOOP_PROFILE="local",
             DRIFTLOOP_STATE=str(self.state),
-            DRIFTLOOP_CLOCK=self.start.isoformat(),
             CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
             SweepSchedule="0 0 1,13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
         )
@@ -151,13 +149,10 @@ class Replay:
         from functions import wire
 
         self._close.enter_context(alone(self.state))
-        root.local.cache_clear()
-        root.ports.cache_clear()
         self._write_fleet({})
-        self.local: Local = root.local()
+        self.local = self._profile()
         assert isinstance(self.local.clock, VirtualClock)
         self.clock = self.local.clock
-        self._close.callback(self.local.close)
         settings = {name: root.setting(name) for name in root.SETTINGS}
         self.host: Host = Host(
             load(APP),
@@ -175,6 +170,17 @@ class Replay:
         self.url = f"http://127.0.0.1:{server.port}"
         self.edges = self._start_edges()
         self._write_fleet(self.edges)
+
+    def _profile(self) -> Local:
+        """What the loop runs on, with a clock that is moved."""
+        from functions import host as root
+
+        os.environ.update(DRIFTLOOP_PROFILE="local", DRIFTLOOP_CLOCK=self.start.isoformat())
+        root.local.cache_clear()
+        root.ports.cache_clear()
+        local = root.local()
+        self._close.callback(local.close)
+        return local
 
     def _write_fleet(self, urls: Mapping[str, str]) -> None:
         """The fleet as given, with each site's public key and where its process listens today."""
@@ -446,13 +452,16 @@ class Replay:
         return True
 
     def _answer_page(self, run: Run) -> None:
-        page = Page(self.url, self.local.people.login_link(self.url))
+        page = self._browser()
         form = page.form(f"/api/approvals/{run.id}")
         if form is None:
             return
         passed = run.outcome == "passed"
         reason = "passed its gates" if passed else "not proven better"
         page.post(f"/api/approvals/{run.id}", {**form, "answer": "approve" if passed else "reject", "reason": reason})
+
+    def _browser(self) -> Page:
+        return Page(self.url, self.local.people.login_link(self.url))
 
     def _wait_for_person(self, run: Run) -> bool:
         from triggers import loop as shell

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote
 import azure.functions as func
 import msgspec
 
-from functions import answers, host, pages, people
+from functions import answers, host, pages, people, traces
 from triggers import loop, views
 from triggers.approval import Answer, Request
 from triggers.errors import DriftloopError, Offline, Refused, Retry
@@ -84,7 +84,8 @@ def _answer(req: func.HttpRequest, run: str, person: Person, given: Given) -> fu
             evidence=given.evidence,
             plan=given.plan,
         )
-        status, wrong = 409, loop.answer(host.ports(), run, said)
+        with traces.step("answer_approval", run):
+            status, wrong = 409, loop.answer(host.ports(), run, said)
     as_json = people.media_type(req) == JSON
     if wrong:
         if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import azure.functions as func
 import msgspec
 
-from functions import host, wire
+from functions import host, traces, wire
 from triggers import sites
 from triggers.ports import Message
 
@@ -27,4 +27,6 @@ def forward_deployment(message: func.CloudEvent) -> None:
 @wire.isolated("deployments", lambda message: message.get_body())
 def deploy_to_site(message: func.ServiceBusMessage) -> None:
     """Ask one site to change; it counts as changed when its own telemetry says so."""
-    sites.deploy(host.ports(), wire.change(wire.body(message)))
+    change = wire.change(wire.body(message))
+    with traces.step("deploy_to_site", change.run):
+        sites.deploy(host.ports(), change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import host, wire
+from functions import host, traces, wire
 from triggers import loop
 
 bp = func.Blueprint()
@@ -14,4 +14,6 @@ bp = func.Blueprint()
 @wire.isolated("effects", lambda message: message.get_body())
 def perform_effect(message: func.ServiceBusMessage) -> None:
     """The message is the key of an outbox row; a row that is gone was performed before."""
-    loop.perform(host.ports(), message.get_body().decode("utf-8", "replace"))
+    key = message.get_body().decode("utf-8", "replace")
+    with traces.step("perform_effect", key.split("/")[1] if "/" in key else ""):
+        loop.perform(host.ports(), key)

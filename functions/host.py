@@ -26,6 +26,8 @@ SETTINGS: Mapping[str, str] = {
     "CheckSchedule": "0 0 6 * * *",
     "SweepSchedule": "0 */5 * * * *",
     "LogsSchedule": "0 */15 * * * *",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": "",
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "",
 }
 """Every setting of both profiles, with its default; an app setting (environment variable) of that name wins. What the
 azure profile needs besides is in adapters/azure/settings.py.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import host, wire
+from functions import host, traces, wire
 from triggers import loop
 
 bp = func.Blueprint()
@@ -16,4 +16,6 @@ bp = func.Blueprint()
 @wire.isolated("runs", lambda message: message.get_body())
 def advance_run(message: func.ServiceBusMessage) -> None:
     """Move one run by one event; the message's session is the run's id."""
-    loop.tell(host.ports(), wire.event(wire.body(message)))
+    event = wire.event(wire.body(message))
+    with traces.step("advance_run", event.run):
+        loop.tell(host.ports(), event)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import pytest
 
 from adapters.azure.configs import FRESH_S, BlobConfigs
 from adapters.azure.keys import Keys
 from adapters.azure.profile import Azure
+from adapters.azure.settings import Settings
 from edge import candidate
+from tests.servers.azurite import Azurite
 from triggers.errors import NotFound, Refused
+from triggers.ports import Put
 
 pytestmark = pytest.mark.wire
 
@@ -70,3 +74,12 @@ def test_of_processes_that_make_a_key_at_once_one_wins(azure: Azure) -> None:
     signature = base64.b64decode(candidate.sign(b"manifest", made[0]))
     assert azure.ports.signatures.verify(azure.keys.public, signature, b"manifest")
     assert azure.ports.people.check("form", azure.ports.people.sign("form"))
+
+
+def test_an_emulator_needs_no_identity(azurite: Azurite) -> None:
+    own = {"StateTable": f"t{uuid4().hex}", "StateContainer": uuid4().hex}
+    by_key = Azure(Settings({"Storage": azurite.connection_string(), **own}))
+    by_key.ports.store.commit("p", [Put("k", b"v")])
+    by_key.ports.blobs.put("b", b"v")
+    assert (by_key.ports.blobs.get("b"), [r.value for r in by_key.ports.store.scan("p")]) == (b"v", [b"v"])
+    assert "credential" not in vars(by_key.identity)

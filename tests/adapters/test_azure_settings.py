@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from adapters.azure.people import EasyAuthPeople
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings, table_of_settings
+from tools import settings as tool
 from triggers.errors import Refused
 
 ROOT = Path(__file__).parents[2]
@@ -127,3 +129,21 @@ def test_a_form_is_ours_by_its_mark() -> None:
     assert not people().check("other", mark)
     assert not people().check("text", "\ud800")
     assert people().login("token") is None
+
+
+def test_the_page_has_the_settings_as_the_code_reads_them() -> None:
+    text = tool.PAGE.read_text("utf-8")
+    assert text == tool.page(text), "python tools/settings.py"
+
+
+def test_the_template_has_what_the_triggers_name_and_what_is_needed_and_nothing_else() -> None:
+    told = json.loads((ROOT / "local.settings.json.template").read_text("utf-8"))["Values"]
+    named = set()
+    for path in (ROOT / "functions").glob("*.py"):
+        found = re.findall(r'%(\w+)%|connection="(\w+)"', path.read_text("utf-8"))
+        named |= {name for pair in found for name in pair if name}
+    instead = {"Storage__tableServiceUri": "Storage", "Storage__blobServiceUri": "Storage"}
+    instead |= {"ServiceBus__fullyQualifiedNamespace": "ServiceBus"}
+    needed = {instead.get(s.name, s.name) for s in table_of_settings() if s.default is None}
+    host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage", "DRIFTLOOP_PROFILE"}
+    assert set(told) == named | needed | host

@@ -20,7 +20,7 @@ schema:
   features: [{{name: heat}}, {{name: load}}, {{name: tool, kind: category}}]
 bootstrap: {{until: {until}}}
 drift: {{minimum_rows: 30}}
-retrain: {{confirm: 2, cooldown: 10d, minimum_rows: 300}}
+retrain: {{confirm: 2, cooldown: 3d, minimum_rows: 300}}
 training: {{window: 20d, holdout: 4d}}
 gates: {{minimum_rows: 100, confidence: 0.8}}
 approval: {{approvers: [operator]}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -14,9 +15,13 @@ from adapters.azure.keys import Keys
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings
 from edge import candidate
+from tests.servers.azurite import KEY as AZURITE_KEY
 from tests.servers.azurite import Azurite
-from triggers.errors import NotFound, Refused
-from triggers.ports import Put
+from tests.servers.eventgrid import EventGrid
+from tests.servers.identity import Identity
+from tests.servers.servicebus import Found
+from triggers.errors import DriftloopError, NotFound, Refused
+from triggers.ports import Message, Put
 
 pytestmark = pytest.mark.wire
 
@@ -83,3 +88,35 @@ def test_an_emulator_needs_no_identity(azurite: Azurite) -> None:
     by_key.ports.blobs.put("b", b"v")
     assert (by_key.ports.blobs.get("b"), [r.value for r in by_key.ports.store.scan("p")]) == (b"v", [b"v"])
     assert "credential" not in vars(by_key.identity)
+
+
+def test_no_log_has_a_secret(
+    azurite: Azurite, identity: Identity, service_bus: Found, event_grid: EventGrid, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything that the app and its SDKs say at their most talkative, of what went well and of what did not."""
+    teams = "https://prod-1.westeurope.logic.azure.com:443/workflows/x/triggers/manual/paths/invoke?sig=teams-secret"
+    own = {"StateTable": f"t{uuid4().hex}", "StateContainer": uuid4().hex, "KeyContainer": uuid4().hex}
+    own |= {"ServiceBus": service_bus.connection_string, "EventGrid__topicEndpointUri": event_grid.url}
+    by_token = {**os.environ, **azurite.settings, **own, "TeamsWorkflowUrl": teams, "EventGridKey": "the-grid-secret"}
+    event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+    with caplog.at_level(logging.DEBUG):
+        for settings in (by_token, {**by_token, "Storage": azurite.connection_string()}):
+            azure = Azure(Settings(settings))
+            azure.ports.store.commit("p", [Put("k", b"", "*")])
+            azure.ports.blobs.put("b", b"")
+            azure.ports.people.sign(azure.keys.public)
+            azure.ports.bus.send("effects", [Message("m", b"")])
+            for wrong in (
+                lambda azure=azure: azure.ports.store.commit("p", [Put("k", b"")]),
+                lambda azure=azure: azure.ports.blobs.get("none"),
+                lambda azure=azure: azure.ports.topic.publish([event]),
+            ):
+                with pytest.raises(DriftloopError) as failed:
+                    wrong()
+                logging.getLogger("driftloop").error("%s", failed.value, exc_info=failed.value)
+            azure.ports.bus.close()  # type: ignore[attr-defined]
+    service_bus.clear()
+    secrets = [*identity.tokens, AZURITE_KEY, "SAS_KEY_VALUE", "the-grid-secret", "teams-secret"]
+    secrets += [azure.keys.forms.hex(), *azure.keys.registry.decode().splitlines()[1:-1]]
+    assert [secret for secret in secrets if secret in caplog.text] == []
+    assert len(caplog.records) > 50

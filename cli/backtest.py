@@ -188,6 +188,8 @@ def _show(one: Hindsight) -> None:
         if "outcome" in r:
             out.print(f"    {r['outcome']}: {r['verdict']}", markup=False, highlight=False, soft_wrap=True)
     _show_performance(out, found["performance"])
+    if any("outcome" in r for r in found["retrains"]) and not any(r["outcome"] == "passed" for r in found["retrains"]):
+        out.print("No new model passed its gates: the first one would have stayed.")
     covered = found["covered"]
     held = "covered" if covered["held"] else f"not covered beyond one false alarm in {covered['kept']:.0f} windows"
     out.print(
@@ -221,7 +223,7 @@ def _show_performance(out: Any, performance: Mapping[str, Any]) -> None:
         table.add_row(month, f"{rows:,}", *("-" if c is None else f"{c:.3f}" for c in cells))
     out.print(table)
     gain = performance.get("gain")
-    if gain and gain["mean"] is not None:
+    if gain and gain["mean"]:
         words = "helped" if gain["low"] > 0 else "did harm" if gain["high"] < 0 else "cannot be told from luck"
         out.print(
             f"Retraining {words}: gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}] over all rows"

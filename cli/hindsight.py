@@ -27,16 +27,12 @@ from drift.report import Limits, Report, assess
 from drift.windows import Window
 from triggers import gates, policy
 from triggers.config import METRICS, Fleet, Loop, duration
-from triggers.errors import DriftloopError, Refused
+from triggers.errors import Refused
 from triggers.events import Comparison, Evidence
 from triggers.loop import drift_limits
 
 Say = Callable[[str], None]
 Mask = NDArray[np.bool_]
-
-
-class Failed(DriftloopError):
-    """A training ended without a candidate."""
 
 
 SCOPES = ("site", "cohort", "fleet")
@@ -142,7 +138,7 @@ class World:
         return range(self.start - self.start % self.seconds, self.end, self.seconds)
 
     def champion(self, name: str, start: int, end: int, sites: Sequence[str] | None) -> Champion:
-        """A champion of the rows of [start, end), made once. Raises Failed."""
+        """A champion of the rows of [start, end), made once. Raises JobFailed."""
         if name not in self._champions:
             made = self._trained(name, start, end, sites) if self.retrain else self._renewed(name, start, end)
             self._champions[name] = made

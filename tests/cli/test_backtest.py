@@ -48,7 +48,7 @@ schema:
 bootstrap: {{ until: 2013-02-10T00:00:00Z }}
 telemetry: {{ settle: 30h }}
 drift: {{ minimum_rows: 30, quality: {{ missing: 0.5 }} }}
-retrain: {{ confirm: 2, cooldown: 14d, minimum_rows: 1000 }}
+retrain: {{ confirm: 2, cooldown: {cooldown}, minimum_rows: 1000 }}
 training: {{ window: 30d, holdout: 5d, settings: {{ iterations: 8 }} }}
 gates: {{ minimum_rows: 200, confidence: 0.8 }}
 """
@@ -84,12 +84,14 @@ def table() -> dict[str, Any]:
 
 @pytest.fixture
 def backtest(tmp_path: Path, capsys: pytest.CaptureFixture[str], table: dict[str, Any]) -> Any:
-    def run(*options: str, served: bool = True, **changed: np.ndarray) -> tuple[int, Any]:
+    def run(*options: str, served: bool = True, cooldown: str = "14d", **changed: np.ndarray) -> tuple[int, Any]:
         columns = {name: pa.array(c, from_pandas=True) for name, c in {**table, **changed}.items()}
         if not served:
             del columns["score"]
         pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-        (tmp_path / "loop.yaml").write_text(LOOP.format(prediction="prediction: score" if served else ""))
+        (tmp_path / "loop.yaml").write_text(
+            LOOP.format(prediction="prediction: score" if served else "", cooldown=cooldown)
+        )
         files = ["--loop", str(tmp_path / "loop.yaml"), "--data", str(tmp_path / "rows.parquet")]
         status = main(["backtest", *files, *options])
         out, err = capsys.readouterr()
@@ -154,8 +156,8 @@ def test_policies_are_compared_in_one_pass_and_alone_they_say_the_same(backtest:
 def test_with_retrain_each_model_is_trained_judged_and_set_beside_the_first(
     backtest: Any, table: dict[str, Any], tmp_path: Path
 ) -> None:
-    moved = table["noise"] + 3.0 * since(table, "2013-03-02")
-    status, found = backtest("--json", "--retrain", "--work", str(tmp_path / "work"), served=False, noise=moved)
+    told = {"served": False, "cooldown": "60d", "noise": table["noise"] + 3.0 * since(table, "2013-03-02")}
+    status, found = backtest("--json", "--retrain", "--work", str(tmp_path / "work"), **told)
     assert status == 0
     assert found["retrains"]
     for retrain in found["retrains"]:
@@ -167,7 +169,7 @@ def test_with_retrain_each_model_is_trained_judged_and_set_beside_the_first(
     assert performance["loop"]["2013-02"] == performance["static"]["2013-02"]
     assert performance["gain"]["low"] <= performance["gain"]["mean"] <= performance["gain"]["high"]
     trained = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "work" / "jobs").glob("*/result.json")}
-    _, again = backtest("--json", "--retrain", "--work", str(tmp_path / "work"), served=False, noise=moved)
+    _, again = backtest("--json", "--retrain", "--work", str(tmp_path / "work"), **told)
     assert again == found
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "work" / "jobs").glob("*/result.json")} == trained
 
@@ -198,4 +200,4 @@ def test_no_score_anywhere_is_refused_with_the_field(backtest: Any, table: dict[
 )
 def test_a_sweep_that_cannot_be_is_refused_with_what_is_expected(words: str, says: str) -> None:
     with pytest.raises(Refused, match=says):
-        sweep(parse_loop(LOOP.format(prediction=""), "loop.yaml"), [words])
+        sweep(parse_loop(LOOP.format(prediction="", cooldown="14d"), "loop.yaml"), [words])

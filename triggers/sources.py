@@ -210,6 +210,7 @@ def poll(ports: Ports, loop: str) -> Intake:
     """Read what the loop's log tables have ingested since the last time, slice by slice."""
     config, done = ports.configs.loop(loop), Intake()
     for logs in config.telemetry.logs:
+        end = None
         for start in _slices(ports, loop, logs):
             end = start + SLICE
             table = _whole(ports, logs, start, end)
@@ -219,8 +220,15 @@ def poll(ports: Ports, loop: str) -> Intake:
                     _add(done, count(ports, loop, origin, piece))
             else:
                 _add(done, _traffic(ports, loop, logs, start, end, table))
-            ports.store.commit(loop, [Put(f"logs/{_mark(logs)}", codec.encode(Watermark(until=end)), "*")])
+            if table.rows:
+                _reached(ports, loop, logs, end)
+        if end is not None:
+            _reached(ports, loop, logs, end)
     return done
+
+
+def _reached(ports: Ports, loop: str, logs: Logs, until: datetime) -> None:
+    ports.store.commit(loop, [Put(f"logs/{_mark(logs)}", codec.encode(Watermark(until=until)), "*")])
 
 
 def _slices(ports: Ports, loop: str, logs: Logs) -> Iterator[datetime]:

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from triggers.ports import UploadedFile
 
 LARGEST = 256 * 1024 * 1024
 _IN_MEMORY = 8 * 1024 * 1024
-_PIECE = 4 * 1024 * 1024
+PIECE = 4 * 1024 * 1024
 
 
 class BlobUploads:
@@ -67,11 +68,11 @@ class BlobUploads:
     def _account(self) -> str:
         return self._settings.uploads or self._settings.blobs
 
-    @property
+    @cached_property
     def _client(self) -> Any:
         from azure.storage.blob import BlobServiceClient
 
-        options: dict[str, Any] = {**PATIENCE, "max_single_get_size": _PIECE, "max_chunk_get_size": _PIECE}
+        options: dict[str, Any] = {**PATIENCE, "max_single_get_size": PIECE, "max_chunk_get_size": PIECE}
         if self._settings.storage and not self._settings.uploads:
             return BlobServiceClient.from_connection_string(self._settings.storage, **options)
         return BlobServiceClient(self._account, credential=self._identity.credential, **options)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.azure import blobs, tables
+from adapters.azure import blobs, tables, uploads
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings
 from tests.conftest import Authority
@@ -37,6 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(tables.PATIENCE, "read_timeout", 0.8)  # type: ignore[misc]
     monkeypatch.setitem(blobs.PATIENCE, "read_timeout", 0.8)  # type: ignore[misc]
     monkeypatch.setattr(blobs, "PIECE", 100_000)
+    monkeypatch.setattr(uploads, "PIECE", 100_000)
     yield
     with warnings.catch_warnings():  # connections that were cut in the middle of an answer
         warnings.simplefilter("ignore", ResourceWarning)
@@ -144,6 +145,16 @@ def configs(azure: Azure) -> Any:
     return azure.ports.configs.loops(), azure.ports.configs.loop("flights")
 
 
+def uploaded(azure: Azure) -> Any:
+    assert azure.ports.uploads is not None
+    there = azure.ports.uploads
+    with there.open(f"{azure.settings.container}/a/large") as found:
+        whole = found.file.read()
+    with pytest.raises(NotFound), there.open(f"{azure.settings.container}/a/none"):
+        pass
+    return whole
+
+
 def key(azure: Azure) -> Any:
     made = azure.keys.forms
     return len(made), made == azure.keys._blobs.get("forms.key")
@@ -159,6 +170,7 @@ CALLS: dict[str, Call] = {
     "put": Call(put),
     "read": Call(read, some_blobs),
     "remove": Call(remove, some_blobs),
+    "uploaded": Call(uploaded, some_blobs),
     "configs": Call(configs, a_loop),
     "key": Call(key),
 }

@@ -1,82 +1,151 @@
-"""python -m bench [NAME ...]: every benchmark, or those named; --long for those that take an hour."""
+"""python -m bench [NAME ...]: every benchmark, or those named; --full for what takes hours.
+
+Where Evidently, NannyML and river are needed they are installed once, into build/bench-peers; where they cannot be had,
+that is said and the rest goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
+import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
 
-from bench import alarms, check, delay, estimate, first, fold, start
+from bench import accuracy, alarms, check, extra, first, fold, growth, start, wire
 
 
-def _fold() -> None:
+def _fold(full: bool) -> None:
     for name, speed in fold.run().items():
-        print(f"  {name:22s} {speed:6.1f} million values/s")
+        print(f"  {name:22s} {speed:6.1f} million values/s (asked: 50)")
 
 
-def _check() -> None:
+def _check(full: bool) -> None:
     for bins in (64, 128):
         found = check.run(1000, 100, bins)
-        print(
-            f"  1,000 sites x 100 features x {bins} bins: median {found['median']:.2f} s, best {found['best']:.2f} s,"
-        )
-        print(f"  the first (makes the reference's model) {found['first']:.2f} s, state {found['state_kb']:.0f} KB")
+        print(f"  1,000 sites x 100 features x {bins} bins: median {found['median']:.2f} s (asked: 0.5),")
+        print(f"  best {found['best']:.2f} s, the first, which makes the reference's model, {found['first']:.2f} s")
 
 
-def _first() -> None:
-    print(f"  a fresh process, one batch of 500 rows: {first.run():.2f} s")
+def _decode(full: bool) -> None:
+    asked = {"rows": 250_000, "columns": 400_000, "arrow": 1_000_000}
+    for spelling, speed in wire.speed().items():
+        print(f"  {spelling:8s} {speed:10,.0f} rows/s from bytes to counts, 20 features (asked: {asked[spelling]:,})")
 
 
-def _start() -> None:
+def _bytes(full: bool) -> None:
+    for name, found in wire.cost().items():
+        print(f"  {name:22s} " + ", ".join(f"{value:,.1f} {unit}" for unit, value in found.items()) + " a million rows")
+    print(f"  a window of 100 features and 10,000 rows: {wire.window():,} bytes (asked: 16,384)")
+
+
+def _versus(full: bool) -> None:
+    found = extra.run("bench.versus", "1000", "10000", "100", "5")
+    ours, theirs = found["ours"], found["theirs"]
+    print(
+        f"  1,000 sites x 10,000 rows x 100 features: fold {ours['fold']:.1f} s + check {ours['check']:.2f} s = "
+        f"{ours['both']:.1f} s, at most {ours['peak_mb']:.0f} MB; one site, times 1,000:"
+    )
+    asked = {"evidently report": 1000, "evidently psi": 40, "nannyml": 15}
+    for name, seconds in theirs.items():
+        said = f" (asked: {asked[name]})" if name in asked else ""
+        print(f"  {name:24s} {seconds:7.2f} s a site, {1000 * seconds / ours['both']:7.0f} times as long{said}")
+
+
+def _growth(full: bool) -> None:
+    found = growth.run()
+    for row in found:
+        print(f"  {row['rows']:>9,} rows: check {row['check']:.1f} ms, fold {row['fold']:.1f} ms")
+    growth.PLOT.write_text(growth.plot(found))
+    print(f"  drawn in {growth.PLOT}")
+
+
+def _first(full: bool) -> None:
+    print(f"  driftloop: {first.run():.2f} s in a fresh process, one batch of 500 rows (asked: 1)")
+    for name, seconds in first.peers(extra.python()).items():
+        print(f"  {name}: {seconds:.2f} s for the same rows")
+
+
+def _start(full: bool) -> None:
     for name, value in start.run().items():
         print(f"  {name:28s} {value:6.2f}" + ("" if name == "ratio" else " s"))
 
 
-def _estimate() -> None:
-    for row in estimate.run():
-        print("  " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+def _distances(full: bool) -> None:
+    for feature, found in accuracy.flights().items():
+        said = ", ".join(f"{name} {ours:.4f} / {theirs:.4f}" for name, (ours, theirs) in found.items())
+        print(f"  flights, {feature}: ours / Evidently's: {said}")
+    for row in accuracy.outlier():
+        print(f"  psi, last of 10,000 values {row['last value']:.4g}: {row['driftloop']:.3f} / {row['evidently']:.3f}")
+    for name, value in accuracy.binning().items():
+        print(f"  {name}: {value:.4f}")
 
 
-def _delay() -> None:
-    for name, by in delay.run().items():
-        print(f"  {name:42s} " + ", ".join(f"{m} {v:.0f}" for m, v in by.items()))
+def _estimate(full: bool) -> None:
+    for row in extra.run("bench.estimate"):
+        print("  AUC " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()) + " (asked: within 0.02)")
 
 
-def _alarms() -> None:
-    shape = {"sites": 10, "features": 6, "rows": 150}
-    for limit in (30.0, 90.0, 365.0):
-        print(f"  {alarms.run(limit, 12, 400, **shape)}")
+def _alarms(full: bool) -> None:
+    shape = alarms.FULL if full else alarms.SMALL
+    print("  " + ", ".join(f"{value} {name}" for name, value in shape.items()) + f", {alarms.DAYS} days of calibration")
+    for row in alarms.full() if full else alarms.run():
+        print(
+            f"  one in {row['limit']:.0f}: {row['alarms']:.0f} alarms, {row['expected']:.0f} asked for: "
+            f"{row['ratio']:.2f}, 95% below {row['upper']:.2f} (asked: 1.2, with at least 100 asked for)"
+        )
 
 
-def _alarms_long() -> None:
-    for limit in (30.0, 90.0, 365.0):
-        print(f"  {alarms.run(limit, int(limit / 3), 300)}", flush=True)
+def _delay(full: bool) -> None:
+    found: dict[str, Any] = extra.run("bench.delay", *(("5", "400") if full else ("2", "150")))
+    quiet = found["quiet"]
+    print(f"  on {quiet['windows']} quiet windows they rang {quiet['rang']} at {quiet['threshold']}")
+    better = even = one = worse = 0
+    for name, by in found["found"].items():
+        print(f"  {name:38s} " + ", ".join(f"{m} {v:.0f}" for m, v in by.items()))
+        ours, best = by["driftloop"], min(v for m, v in by.items() if m != "driftloop")
+        better, even = better + (ours < best), even + (ours == best)
+        one, worse = one + (best < ours <= best + 1), worse + (ours > best + 1)
+    print(f"  before the best of the others {better}, with it {even}, one window after {one}, later {worse}")
 
 
-BENCHES: dict[str, Callable[[], None]] = {
+BENCHES: dict[str, Callable[[bool], None]] = {
     "fold": _fold,
+    "decode": _decode,
     "check": _check,
+    "versus": _versus,
     "first": _first,
     "start": _start,
+    "growth": _growth,
+    "bytes": _bytes,
+    "distances": _distances,
     "estimate": _estimate,
     "alarms": _alarms,
     "delay": _delay,
 }
-LONG: dict[str, Callable[[], None]] = {"alarms-long": _alarms_long}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help=", ".join((*BENCHES, *LONG)))
-    parser.add_argument("--long", action="store_true")
+    parser.add_argument("names", nargs="*", help=", ".join(BENCHES))
+    parser.add_argument("--full", action="store_true", help="the whole of alarms and delay: hours")
     said = parser.parse_args()
-    every = BENCHES | LONG
-    names = said.names or [*BENCHES, *(LONG if said.long else ())]
-    if unknown := [n for n in names if n not in every]:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(every)}")
-    for name in names:
+    if unknown := [n for n in said.names if n not in BENCHES]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    warnings.simplefilter("ignore")
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, "
+        f"numpy {version('numpy')}; processor time"
+    )
+    for name in said.names or BENCHES:
         print(name, flush=True)
-        every[name]()
+        try:
+            BENCHES[name](said.full)
+        except extra.Missing as missing:
+            print(f"  not measured: {missing}")
     return 0
 
 

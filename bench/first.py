@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.extra import SILENT
 from bench.world import World
 
 _CHILD = """
@@ -39,3 +41,31 @@ def run(repeats: int = 5) -> float:
             subprocess.run([sys.executable, "-c", _CHILD, str(path)], check=True)
             times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+_EVIDENTLY = """
+import numpy as np, pandas as pd
+from evidently import Report
+from evidently.presets import DataDriftPreset
+then, now = (pd.DataFrame(np.random.default_rng(i).normal(size=(500, 20))).add_prefix("f") for i in (0, 1))
+Report([DataDriftPreset()]).run(now, then).dict()
+"""
+_NANNYML = """
+import numpy as np, pandas as pd, nannyml
+then, now = (pd.DataFrame(np.random.default_rng(i).normal(size=(500, 20))).add_prefix("f") for i in (0, 1))
+nannyml.UnivariateDriftCalculator(list(then.columns), chunk_size=500).fit(then).calculate(now)
+"""
+
+
+def peers(python: Path, repeats: int = 3) -> dict[str, float]:
+    """Median seconds of a whole process of the others', for as many rows."""
+    found = {}
+    for name, code in (("evidently", _EVIDENTLY), ("nannyml", _NANNYML)):
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            command = [str(python), "-W", "ignore", "-c", code]
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, **SILENT})
+            times.append(time.perf_counter() - start)
+        found[name] = float(np.median(times))
+    return found

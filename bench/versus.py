@@ -73,12 +73,8 @@ def theirs(rows: int, features: int, repeats: int) -> dict[str, float]:
         # as a dictionary too: the numbers of a report are worked out when it is first read
         Report([DataDriftPreset()]).run(now, then).dict()
 
-    def report_page() -> None:
-        Report([DataDriftPreset()]).run(now, then).get_html_str(as_iframe=False)
-
     fitted = UnivariateDriftCalculator(list(then.columns), chunker=SizeBasedChunker(rows)).fit(then)
     return {
-        "evidently page": _median(report_page, repeats),
         "evidently report": _median(report, repeats),
         "evidently psi": _median(lambda: [_psi(then[c], now[c], number, 0.1) for c in then], repeats),
         "evidently default test": _median(

@@ -76,11 +76,21 @@ class World:
     def reference(self, days: int, bins: int = 64) -> Reference:
         """The reference of the first `days` days."""
         parts = [self.day(t) for t in range(days)]
+        self.means = np.array([means(p[0], p[1], self.sites) for p in parts])
         x, site, score, label = (np.concatenate([p[i] for p in parts]) for i in range(4))
         at = np.repeat(np.arange(days) * DAY, [len(p[1]) for p in parts])
         columns = {f.name: values(f, x[:, i]) for i, f in enumerate(self.schema.features)}
         rows = Rows(range(len(at)), at, score.astype(float), columns)  # type: ignore[arg-type]
         return Reference.build(self.schema, rows, label, [f"s{i:04d}" for i in site.tolist()], bins=bins)
+
+
+def means(x: np.ndarray, site: np.ndarray, sites: int) -> np.ndarray:
+    """The mean of each feature at each site, [sites, features]; values that are missing are left out."""
+    there = ~np.isnan(x)
+    total, n = (
+        np.stack([np.bincount(site, column, sites) for column in a.T], axis=1) for a in (np.nan_to_num(x), there)
+    )
+    return total / np.maximum(n, 1)
 
 
 def values(feature: Feature, x: np.ndarray) -> Any:
@@ -114,6 +124,18 @@ class Watch:
         if (table := self.tables[i]) is not None:
             return table[np.where(np.isnan(x), len(KINDS), x).astype(int)]
         return self.reference.groupings[i][self.reference.columns[i].slots(x, self.reference.width)]
+
+    def counts(self, x: np.ndarray, site: np.ndarray, score: np.ndarray) -> list[np.ndarray]:
+        """Counts in all bins, by site [columns, width]."""
+        s, width, made = self.world.sites, self.reference.width, []
+        for i, column in enumerate(self.reference.columns):
+            if column.kind == "number":
+                slot = column.slots(x[:, i] if i < x.shape[1] else score, width)
+            else:
+                table = column.slots([*KINDS, None], width)
+                slot = table[np.where(np.isnan(x[:, i]), len(KINDS), x[:, i]).astype(int)]
+            made.append(np.bincount(site * width + slot, minlength=s * width).reshape(s, width))
+        return list(np.stack(made, axis=1))
 
     def groups(self, x: np.ndarray, site: np.ndarray, score: np.ndarray, label: np.ndarray) -> tuple:
         s, c = self.world.sites, self.world.features + 1

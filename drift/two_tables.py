@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift import distances
-from drift.bins import EXTRA, MISSING, Column, of_categories, of_numbers
+from drift.bins import EXTRA, MISSING, TAIL_STEPS, Column, of_categories, of_numbers
 from drift.compare import bin_places
 from drift.reference import GROUPS, grouping
 from drift.telemetry import Kind, Schema
@@ -21,15 +21,19 @@ from drift.telemetry import Kind, Schema
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One column, now against then. Distances as in drift.distances: `psi` on at most 16 groups of bins, the others on
-    all; `ks`, `ks_bound` and `wasserstein` (in standard deviations) are None for categories. `missing` is the share
-    now less the share then; `p` the p-value of chi-square on the groups, `chi2` its statistic."""
+    all; `ks` and `wasserstein` (in standard deviations) are None for categories. What binning costs comes with them:
+    the values' own KS is from `ks` to `ks_bound`, their Wasserstein distance at most `wasserstein_bound`, and of `psi`
+    about `psi_bias` is chance. `missing` is the share now less the share then; `p` the p-value of chi-square on the
+    groups, `chi2` its statistic."""
 
     kind: Kind
     psi: float
+    psi_bias: float
     js: float
     ks: float | None
     ks_bound: float | None
     wasserstein: float | None
+    wasserstein_bound: float | None
     chi2: float
     hellinger: float
     tv: float
@@ -79,17 +83,21 @@ def compare_tables(
 def _difference(kind: Kind, name: str, then: Any, now: Any, bins: int) -> Difference:
     column = of_categories(name, then, bins) if kind == "category" else of_numbers(name, np.asarray(then, float), bins)
     width = column.bins + EXTRA
-    q, p = (column.count(values, width)[0] for values in (then, now))
+    (q, _, _), (p, beyond, _) = (column.count(values, width) for values in (then, now))
     group = grouping(column, q)
     a, b = (np.bincount(group, weights=x, minlength=GROUPS) for x in (p, q))
     statistic = float(distances.chi2(a, b)) if p.sum() and q.sum() else 0.0
     filled = int(np.count_nonzero(a + b))
-    ordered = _ordered(column, p[: column.bins], q[: column.bins], then) if kind == "number" else (None, None, None)
+    ordered = _ordered(column, p, q, beyond, then) if kind == "number" else _Ordered()
     return Difference(
         kind,
         float(distances.psi(a, b)),
+        float(distances.psi_bias(a, b)) if p.sum() and q.sum() else 0.0,
         float(distances.js(p, q)),
-        *ordered,
+        ordered.ks,
+        ordered.ks_bound,
+        ordered.wasserstein,
+        ordered.wasserstein_bound,
         statistic,
         float(distances.hellinger(p, q)),
         float(distances.tv(p, q)),
@@ -98,19 +106,35 @@ def _difference(kind: Kind, name: str, then: Any, now: Any, bins: int) -> Differ
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """The distances that only numbers have."""
+
+    ks: float | None = None
+    ks_bound: float | None = None
+    wasserstein: float | None = None
+    wasserstein_bound: float | None = None
+
+
 def _ordered(
-    column: Column, p: NDArray[np.int64], q: NDArray[np.int64], then: Any
-) -> tuple[float | None, float | None, float | None]:
+    column: Column, p: NDArray[np.int64], q: NDArray[np.int64], beyond: tuple[int, int], then: Any
+) -> _Ordered:
+    p, q = p[: column.bins], q[: column.bins]
     if not p.sum() or not q.sum():
-        return None, None, None
+        return _Ordered()
     x = np.asarray(then, float)
     x = x[np.isfinite(x)]
     slot = column.slots(x, column.bins + EXTRA)
     total = np.bincount(slot, weights=x, minlength=column.bins)[: column.bins]
     with np.errstate(invalid="ignore", divide="ignore"):
         places = bin_places(column.edges, np.where(q > 0, total / q, np.nan))
-    far = float(distances.wasserstein(p, q, places, column.scale))
-    return float(distances.ks(p, q)), float(distances.ks_bound(p, q)), far
+    outside = (sum(beyond) + p[0] + p[-1]) / TAIL_STEPS / p.sum()  # each of them was rounded
+    return _Ordered(
+        float(distances.ks(p, q)),
+        float(distances.ks_bound(p, q)),
+        float(distances.wasserstein(p, q, places, column.scale)),
+        float(distances.wasserstein_bound(p, q, column.edges, column.scale) + outside),
+    )
 
 
 def _discoveries(p: Sequence[float], fdr: float) -> NDArray[np.bool_]:

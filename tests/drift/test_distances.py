@@ -65,6 +65,26 @@ def test_ks_on_bins_is_never_above_the_truth_and_its_bound_never_below(seed: int
     assert exact - float(distances.ks(p, q)) <= 0.02
 
 
+@given(st.integers(0, 1000), st.sampled_from(["normal", "lognormal", "standard_t"]), st.floats(-2, 2))
+@settings(max_examples=20, deadline=None)
+def test_the_wasserstein_distance_of_the_values_is_never_above_its_bound(seed: int, kind: str, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    draw = {"normal": rng.normal, "lognormal": rng.lognormal, "standard_t": lambda size: rng.standard_t(3, size)}[kind]
+    then, now = draw(size=2000), draw(size=500) * 1.3 + shift
+    inner = np.clip(then, *np.quantile(then, (0.001, 0.999))).std()
+    found = compare_tables(Schema("1", (Feature("x"),)), {"x": then}, {"x": now}).features["x"]
+    assert found.wasserstein_bound is not None
+    assert found.wasserstein_bound >= wasserstein_distance(then, now) / inner - 1e-9
+
+
+def test_chance_alone_makes_the_psi_that_is_returned_as_its_bias() -> None:
+    rng = np.random.default_rng(4)
+    schema = Schema("1", tuple(Feature(f"x{i}") for i in range(40)))
+    then, now = ({f"x{i}": rng.normal(size=n) for i in range(40)} for n in (4000, 1000))
+    found = compare_tables(schema, then, now).features.values()
+    assert sum(f.psi for f in found) == pytest.approx(sum(f.psi_bias for f in found), rel=0.25)
+
+
 @pytest.mark.parametrize("tail", ["normal", "lognormal"])
 def test_wasserstein_on_bins_is_within_a_fiftieth_of_a_standard_deviation(tail: str) -> None:
     rng = np.random.default_rng(1)

@@ -33,8 +33,8 @@ DELTAS = (2e-3, 1e-5, 1e-8, 1e-12)
 
 
 def changes() -> dict[str, Change]:
-    """Injected changes by name: of one feature at one site, or at all sites."""
-    made: dict[str, Change] = {}
+    """Injected changes by name: of one feature at one site, or at all sites; and none, which nobody should find."""
+    made: dict[str, Change] = {"nothing": lambda x, site, rng: x}
     for place in ("one site", "all sites"):
         for size in (0.1, 0.25, 0.5, 1.0):
             made[f"mean +{size} sd, {place}"] = _column(place, 0, lambda v, r, s=size: v + s * 1.2)

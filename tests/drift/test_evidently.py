@@ -26,8 +26,9 @@ def test_categories_agree(then: list[str], now: list[str]) -> None:
 def test_the_flights_agree() -> None:
     found = accuracy.flights()
     for feature in ("carrier", "origin"):
-        for ours, theirs in found[feature].values():
-            assert ours == pytest.approx(theirs, abs=1e-12)
+        for name, (ours, theirs) in found[feature].items():
+            rare = feature == "carrier" and name == "psi"  # one flight in 27,000: we raise it to FLOOR, they only zeros
+            assert ours == pytest.approx(theirs, abs=1e-4 if rare else 1e-12)
     ours, theirs = found["distance"]["wasserstein"]
     assert ours == pytest.approx(theirs, abs=0.02)
 

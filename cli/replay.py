@@ -142,6 +142,7 @@ class Replay:
             DRIFTLOOP_STATE=str(self.state),
             CheckSchedule="0 0 13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
             SweepSchedule="0 0 1,13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
+            LogsSchedule="0 0 13 * * *" if self.tick >= timedelta(days=1) else _span(self.tick),
         )
         from adapters.local.clock import VirtualClock
         from cli.host import Host, alone, load

@@ -18,6 +18,9 @@ from tests.servers import identity as issuer
 if TYPE_CHECKING:
     from tests.servers.servicebus import Found
 
+collect_ignore_glob = ["servers/*"]
+"""Programs, not tests; and one needs what only `make test-wire` installs."""
+
 LONGEST = ("tests/cli/test_killed.py",)
 """Take far longer than any other: begun last, one core would run them alone."""
 

@@ -6,6 +6,7 @@ import base64
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -19,9 +20,11 @@ from tests.servers.azurite import KEY as AZURITE_KEY
 from tests.servers.azurite import Azurite
 from tests.servers.eventgrid import EventGrid
 from tests.servers.identity import Identity
-from tests.servers.servicebus import Found
 from triggers.errors import DriftloopError, NotFound, Refused
 from triggers.ports import Message, Put
+
+if TYPE_CHECKING:
+    from tests.servers.servicebus import Found
 
 pytestmark = pytest.mark.wire
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_run, an_event, replace
-from triggers import approval, codec, policy, records, rollout, sites
+from triggers import approval, codec, policy, records, rollout, sites, sources
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Rollout
@@ -132,6 +132,8 @@ STORED: tuple[Any, ...] = (
         told=True,
     ),
     records.Freeze(by="ann", at=NOW, reason="inventory"),
+    sources.Counted(name="line/a/day.jsonl", etag="e1", bytes=512, digest="b" * 64, rows=4, at=NOW),
+    sources.Watermark(until=NOW),
     Detector(state=b"\x00DLS1", cursor={"a": 1_773_014_400}),
     approval.Request(
         run=RUN,

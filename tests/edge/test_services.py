@@ -95,8 +95,8 @@ def test_a_batch_is_a_file_of_a_container_and_candidates_are_read_there(azurite:
 
     address = azurite.blobs.replace("https://", "blob://")
     account = BlobServiceClient(azurite.blobs, DefaultAzureCredential())
-    container = account.create_container("uploads")
-    folder = sender(f"{address}/uploads/in")
+    container = account.create_container("from-a-site")
+    folder = sender(f"{address}/from-a-site/in")
     assert isinstance(folder, Folder)
     for _ in range(2):
         assert folder.post(a_batch()).accepted
@@ -105,7 +105,7 @@ def test_a_batch_is_a_file_of_a_container_and_candidates_are_read_there(azurite:
     assert blob.name.startswith("in/flights/JFK/")
     assert blob.name.endswith(".envelope.json")
     assert json.loads(container.download_blob(blob.name).readall())["batch"] == "b1"
-    registry = BlobRegistry(f"{address}/uploads")
+    registry = BlobRegistry(f"{address}/from-a-site")
     assert registry.read(blob.name, 10_000) == a_batch()
     with pytest.raises(Refused, match="longer than 5 bytes"):
         registry.read(blob.name, 5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -355,6 +356,8 @@ class Replay:
 
         At each tick everything that was due has been handled, and no job is running.
         """
+        gc.collect()
+        gc.freeze()  # the tables stay to the end: no need to look at them again and again
         last = self.end + timedelta(days=2)
         now = max(self.clock.now(), self.start)
         if not self._whole(now):

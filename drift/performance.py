@@ -22,6 +22,7 @@ FIXED = 1 << 20
 """Sums are whole multiples of 1/2^20 (of the label's unit, for a regression), so that they add exactly."""
 
 _FAR = 1 << 20
+_GOLDEN, _PRIME, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x9FB21C651E98DF25), np.uint64(32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +88,9 @@ def _fixed(values: NDArray[np.float64]) -> int:
 
 
 def hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """64 bits of each id, the same on every machine: its UTF-8 bytes, eight at a time, through SplitMix64's finaliser
-    (Steele, Lea and Flood 2014). Who wants two ids to collide can make them; they are then their own site's.
+    """64 bits of each id, the same on every machine: its UTF-8 bytes, eight at a time, multiplied and shifted, then
+    SplitMix64's finaliser (Steele, Lea and Flood 2014). Who wants two ids to collide can make them; they are then
+    their own site's.
 
     >>> hashes(["a", "b", "a"]).tolist() == hashes(["a", "b", "a much longer id"]).tolist()
     False
@@ -100,12 +102,14 @@ def hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     if len(raw) != len(ids):  # one holds a NUL, or there are none
         raw = [i.encode("utf-8", "surrogatepass") for i in ids]
     length = np.fromiter(map(len, raw), np.uint64, len(raw))
-    most = -(-int(length.max(initial=0)) // 8)
+    most, short = -(-int(length.max(initial=0)) // 8), int(length.min()) if raw else 0
     words = np.array(raw, f"S{8 * most or 8}").view("<u8").reshape(len(raw), most or 1)
-    found = _mixed(length)
+    found = length + _GOLDEN
     for i in range(most):
-        found = np.where(length > 8 * i, _mixed(found ^ words[:, i]), found)
-    return found
+        more = (found ^ words[:, i]) * _PRIME
+        more ^= more >> _HALF
+        found = more if short > 8 * i else np.where(length > 8 * i, more, found)
+    return _mixed(found)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

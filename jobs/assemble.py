@@ -1,6 +1,6 @@
 """Stored telemetry -> one table: what the sites sent, each row once, with its label where that has come.
 
-Accepted batches lie in bundles at `batches/<loop>/<site>/<date of their start>-<digest>` in the blob store, some of
+Accepted batches lie in bundles at `batches/<loop>/<site>/<date of their end>-<digest>` in the blob store, some of
 them in two. Labels come in batches of their own time, late, twice or in any order. Of two rows, or labels, with one id
 at one site the one of the earlier batch (by start, then id) counts, so that the same files make the same table.
 """
@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,6 @@ import numpy as np
 from drift.envelope import BadBatch, decode, unbundle
 from drift.telemetry import Batch, Schema
 from jobs.table import Table
-
-LONGEST = timedelta(days=7)
-"""A batch covers at most so much: rows of one that began earlier still are looked for."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ def assemble(
 
 
 def bundles(folder: Path, start: int) -> Iterator[str]:
-    """Every batch that may hold rows or labels of rows since `start`."""
-    first = (datetime.fromtimestamp(start, UTC) - LONGEST).date().isoformat()
+    """Every batch that may hold rows or labels of rows since `start`: none is of a row after its own end."""
+    first = datetime.fromtimestamp(start, UTC).date().isoformat()
     for at, folders, names in os.walk(folder):
         folders.sort()
         yield from (os.path.join(at, name) for name in sorted(names) if name[:10] >= first)

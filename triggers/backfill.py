@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +24,6 @@ from triggers.intake import ingest
 from triggers.loop import Detector, head
 from triggers.ports import Ports
 from triggers.records import LoopUnit, again, site_partition
-
-LONGEST = timedelta(days=7)
-"""A batch covers at most so much: rows of one that began earlier still are looked for."""
 
 _ROWS = 2000
 _AT_ONCE = 50
@@ -149,7 +145,7 @@ def note(ports: Ports, loop: str, done: Backfilled, by: str) -> None:
 def stored(ports: Ports, loop: str, site: str, since: int) -> Stored:
     """What is kept of a site's batches that may hold rows or labels of rows since then (UTC seconds)."""
     config = ports.configs.loop(loop)
-    schema, first = config.schema.telemetry(config.task), envelope.iso(since - int(LONGEST.total_seconds()))[:10]
+    schema, first = config.schema.telemetry(config.task), envelope.iso(since)[:10]
     rows, labels, named = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)], set()
     for name in ports.blobs.names(f"batches/{loop}/{site}/"):
         if name.split("/")[-1] < first:

@@ -241,7 +241,7 @@ class _Folder:
         if len(deltas) > _SPAN:
             self._refuse(arrival, f"spans {len(deltas)} windows, more than {_SPAN}: cut it")
             return
-        self.kept.setdefault(envelope.iso(batch.start)[:10], []).append(arrival)
+        self.kept.setdefault(envelope.iso(batch.end)[:10], []).append(arrival)
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
         predicted, settled = self._labelled(batch.labels, predicted)
         if len(self.unit) + len(self.windows) + 3 * len(deltas) + 3 > _MOST:  # windows, predictions, orphans

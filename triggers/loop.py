@@ -23,12 +23,12 @@ from triggers.config import Fleet, Loop, duration, rate
 from triggers.errors import Conflict, Refused
 from triggers.ports import Job, Message, Ports, Put
 from triggers.records import (
-    Ailments,
     AuditEntry,
     BatchRecord,
     Freeze,
     Head,
     LoopUnit,
+    MaintenanceEvent,
     Outbox,
     Unit,
     again,
@@ -72,7 +72,7 @@ def check(ports: Ports, loop_name: str) -> Checked:
     if checked.run:
         flush(ports, checked.run)
     if checked.decision.maintenance:
-        tell_ailments(ports, loop_name)
+        tell_maintenance(ports, loop_name)
     return checked
 
 
@@ -113,16 +113,18 @@ def _check(ports: Ports, loop_name: str) -> Checked:
             _keep_labels(unit, {**labels, "waiting": decision.reason})
         unit.note("held", loop_name, decision.reason, scope=decision.scope)
     if decision.maintenance:
-        unit.put(f"ailment/{stamp}", Ailments(at=now, sites=decision.maintenance))
-        unit.note("maintenance", loop_name, _ailing(decision.maintenance), sites=[m.site for m in decision.maintenance])
+        unit.put(f"maintenance/{stamp}", MaintenanceEvent(at=now, sites=decision.maintenance))
+        unit.note(
+            "maintenance", loop_name, _in_words(decision.maintenance), sites=[m.site for m in decision.maintenance]
+        )
     unit.commit()
     return Checked(reports, decision, run)
 
 
-def tell_ailments(ports: Ports, loop_name: str) -> None:
+def tell_maintenance(ports: Ports, loop_name: str) -> None:
     """Publish and tell what somebody should look at and was not told of; told twice, it bears the same id."""
-    for record in list(ports.store.scan(loop_name, "ailment/")):
-        found = codec.decode(record.value, Ailments)
+    for record in list(ports.store.scan(loop_name, "maintenance/")):
+        found = codec.decode(record.value, MaintenanceEvent)
         if found.told:
             continue
         name = f"maintenance/{loop_name}/{found.at:%Y%m%dT%H%M%S}"
@@ -147,7 +149,7 @@ def tell_ailments(ports: Ports, loop_name: str) -> None:
                 "kind": "maintenance",
                 "loop": loop_name,
                 "title": f"{loop_name}: {count} site{'s' * (count > 1)} to look at",
-                "text": _ailing(found.sites),
+                "text": _in_words(found.sites),
                 "facts": {"sites": [m.site for m in found.sites[:20]]},
                 "link": "/api/ui/",
             }
@@ -156,7 +158,7 @@ def tell_ailments(ports: Ports, loop_name: str) -> None:
             ports.store.commit(loop_name, [Put(record.key, codec.encode(replace(found, told=True)), record.version)])
 
 
-def _ailing(wanted: Sequence[policy.Maintenance], most: int = 5) -> str:
+def _in_words(wanted: Sequence[policy.Maintenance], most: int = 5) -> str:
     more = f"; and {len(wanted) - most} more sites" if len(wanted) > most else ""
     return "; ".join(f"{m.site}: {m.reason}" for m in wanted[:most]) + more
 
@@ -852,7 +854,7 @@ def sweep(ports: Ports, loop_name: str) -> None:
     """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported."""
     for run_id in _unsent(ports, loop_name):
         flush(ports, run_id)
-    tell_ailments(ports, loop_name)
+    tell_maintenance(ports, loop_name)
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
             job_ended(ports, f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}")

@@ -29,7 +29,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided before. `streak` counts the checks in a row that found drift, by scope."""
 
     streak: dict[str, int] = {}
-    ailing: dict[str, int] = {}  # the checks in a row that found something for maintenance, by site
+    maintenance: dict[str, int] = {}  # the checks in a row that found something for maintenance, by site
     starts: tuple[datetime, ...] = ()  # of runs, newest last; as far back as the budget looks
     ended: datetime | None = None  # of the last run
 
@@ -123,12 +123,12 @@ def _maintained(finding: Finding, loop: Loop) -> bool:
 
 
 def _maintenance(findings: Sequence[Finding], history: History, loop: Loop) -> tuple[History, tuple[Maintenance, ...]]:
-    """The history with what ails, and the sites whose ailment is confirmed by this check."""
+    """The history with the sites that want maintenance, and those of them that this check confirms."""
     by_site: dict[str, list[Finding]] = {}
     for finding in findings:
         for site in finding.sites if _maintained(finding, loop) else ():
             by_site.setdefault(site, []).append(finding)
-    ailing = {site: history.ailing.get(site, 0) + 1 for site in sorted(by_site)}
+    in_a_row = {site: history.maintenance.get(site, 0) + 1 for site in sorted(by_site)}
     wanted = tuple(
         Maintenance(
             site=site,
@@ -136,10 +136,10 @@ def _maintenance(findings: Sequence[Finding], history: History, loop: Loop) -> t
             features=tuple(sorted({name for f in by_site[site] for name in f.features})),
             reason=_said(sorted(by_site[site], key=lambda f: (f.kind, f.reason))),
         )
-        for site, checks in ailing.items()
+        for site, checks in in_a_row.items()
         if checks == loop.retrain.confirm
     )
-    return msgspec.structs.replace(history, ailing=ailing), wanted
+    return msgspec.structs.replace(history, maintenance=in_a_row), wanted
 
 
 def placed(decision: Decision, choice: Choice) -> Decision:

@@ -132,7 +132,7 @@ class Orphans(msgspec.Struct, frozen=True, kw_only=True):
     label: list[float]
 
 
-class Ailments(msgspec.Struct, frozen=True, kw_only=True):
+class MaintenanceEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What a check wants somebody to look at, and whether that was told."""
 
     at: datetime

@@ -6,7 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -27,8 +27,6 @@ RUNNING = frozenset(
         *("NotResponding", "Paused", "Unknown", "Scheduled"),
     }
 )
-LONGEST = timedelta(days=7)
-"""A batch covers at most so much: those that began earlier still may hold rows of a window."""
 
 _SAFE = re.compile(r"[A-Za-z0-9-]")
 
@@ -234,7 +232,7 @@ class AzureMlJobs:
         spec, prefix = job.spec, f"batches/{job.loop}/"
         sites = self._configs.fleet(job.loop).sites if spec["sites"] is None else ()
         wanted = spec["sites"] if spec["sites"] is not None else [s.name for s in sites]
-        first = str((datetime.fromisoformat(spec["from"]) - LONGEST).date())
+        first = str(datetime.fromisoformat(spec["from"]).date())
         names = [
             name
             for site in wanted

@@ -106,7 +106,7 @@ class Home:
             data = bundle([encode(b, self.schema)])
             folder = self.blobs / "batches" / "pumps" / b.site
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{iso(b.start)[:10]}-{candidate.sha256(data)[:16]}").write_bytes(data)
+            (folder / f"{iso(b.end)[:10]}-{candidate.sha256(data)[:16]}").write_bytes(data)
 
     @staticmethod
     def batch(site: str, name: str, start: int, rows: Table | None, labelled: Table | None) -> Batch:

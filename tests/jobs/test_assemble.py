@@ -93,6 +93,15 @@ def test_only_the_rows_of_the_time_and_the_sites_asked_for(home: Any, rows: Call
     assert np.isfinite(found.label).all()
 
 
+def test_a_batch_that_began_long_before_is_read_for_the_rows_of_its_end(home: Any, rows: Callable[..., Table]) -> None:
+    told = rows(400)
+    home.store(home.batch("north", "a", home.start, told.take(told.site == "north"), None))
+    start = home.start + 9 * DAY
+    wanted = told.take((told.at >= start) & (told.site == "north"))
+    assert len(wanted)
+    assert sorted(gathered(home, start, home.start + 30 * DAY).table.ids) == sorted(wanted.ids)
+
+
 def test_what_cannot_be_read_costs_only_itself_and_is_counted(home: Any, rows: Callable[..., Table]) -> None:
     told = rows(40)
     home.told(told)

@@ -7,18 +7,16 @@ host drives for Event Grid triggers. Webhooks have to pass the handshake first.
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from adapters.local.topic import SqliteTopic
+from tests.servers.https import Handler, serving
 from triggers.errors import Refused
 
 KEY = "the-topic-key"
@@ -70,11 +68,9 @@ def running(cert: str, key: str, tokens: Collection[str] = ()) -> Iterator[Event
     """On a free port of 127.0.0.1, with this certificate; believes its key and these tokens."""
     grid = EventGrid(tokens=tokens)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+    class Topic(Handler):
+        def do_POST(self) -> None:  # noqa: N802
+            body = self.read()
             fault = grid.faults.popleft() if grid.faults else None
             status, words = fault, "on purpose"
             if not isinstance(fault, int) and fault != "drop":
@@ -86,25 +82,11 @@ def running(cert: str, key: str, tokens: Collection[str] = ()) -> Iterator[Event
                 return
             assert isinstance(status, int)
             said = b"" if status == 200 else json.dumps({"error": {"code": str(status), "message": words}}).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
-            if status in (429, 503):
-                self.send_header("Retry-After", "0")
-            self.end_headers()
-            self.wfile.write(said)
+            self.answer(status, said)
 
-        def log_message(self, *_: Any) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert, key)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        grid.url = f"https://127.0.0.1:{server.server_port}/api/events"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Topic, cert, key) as address:
+        grid.url = f"{address}/api/events"
         yield grid
-        server.shutdown()
 
 
 class HandshakeFailed(Exception):

@@ -126,7 +126,7 @@ STORED: tuple[Any, ...] = (
         rows=((3, "x", "is no number"),),
     ),
     records.Orphans(ids=["r1", "r2"], at=[1_773_000_000, 1_773_000_060], label=[0.0, 1.0]),
-    records.Ailments(
+    records.MaintenanceEvent(
         at=NOW,
         sites=(policy.Maintenance(site="b", kinds=("feature",), features=("x",), reason="x moved at b"),),
         told=True,

@@ -213,9 +213,11 @@ def test_what_follows_is_what_the_policy_says_of_the_reach() -> None:
     assert (decision.scope, decision.maintenance) == ("site:b", ())
 
 
-def test_a_check_without_new_windows_confirms_no_ailment() -> None:
-    decision, history = said([a_finding("site", ("b",))], History(ailing={"b": 1}), retrain={"confirm": 2}, fresh=False)
-    assert (decision.maintenance, history.ailing) == ((), {"b": 1})
+def test_a_check_without_new_windows_confirms_no_maintenance() -> None:
+    decision, history = said(
+        [a_finding("site", ("b",))], History(maintenance={"b": 1}), retrain={"confirm": 2}, fresh=False
+    )
+    assert (decision.maintenance, history.maintenance) == ((), {"b": 1})
 
 
 def test_many_reasons_are_cut_short() -> None:

@@ -17,7 +17,7 @@ from triggers.config import Follows
 from triggers.errors import NotFound, Refused
 from triggers.lifecycle import IllegalTransition
 from triggers.ports import Message, Put
-from triggers.records import Ailments, verify
+from triggers.records import MaintenanceEvent, verify
 from triggers.run import Phase
 
 replace = msgspec.structs.replace
@@ -147,8 +147,8 @@ def test_a_site_that_drifts_alone_is_for_a_technician_who_hears_of_it_once(world
     (entry,) = [e for e in loop.story(world.ports, "line") if e.kind == "maintenance"]
     assert entry.data["sites"] == ["b"]
     world.topic.subscribe("late", [loop.MAINTENANCE])
-    (record,) = world.store.scan("line", "ailment/")
-    untold = replace(codec.decode(record.value, Ailments), told=False)
+    (record,) = world.store.scan("line", "maintenance/")
+    untold = replace(codec.decode(record.value, MaintenanceEvent), told=False)
     world.store.commit("line", [Put(record.key, codec.encode(untold), record.version)])
     loop.sweep(world.ports, "line")  # a crash came between the write and the telling
     (handout,) = world.topic.pending("late")

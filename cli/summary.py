@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import in_words
-from triggers import codec, sites
+from triggers import codec, quarantine, sites
 from triggers import loop as shell
 from triggers.policy import Decision
 from triggers.ports import Ports
-from triggers.records import Quarantined
 from triggers.run import Phase, Run
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def make(replay: Replay) -> dict[str, Any]:
     review = replay.review()
     report = replay.drawn()
     runs = shell.runs(ports, name)
-    quarantined = list(quarantine(ports, name))
+    quarantined = [found for _, found in quarantine.listed(ports, name)]
     return {
         "loop": name,
         "from": replay.start.isoformat(),
@@ -76,13 +75,6 @@ def figures(replay: Replay) -> dict[str, Any]:
 def status(found: Mapping[str, Any]) -> int:
     """1 where something failed for good, so that the summary may lack what it did not do."""
     return 1 if found["figures"]["failed"] else 0
-
-
-def quarantine(ports: Ports, loop: str) -> Iterable[Quarantined]:
-    """What was not counted, of the loop and of nobody's."""
-    for partition in (loop, "driftloop"):
-        for record in ports.store.scan(partition, "quarantine/"):
-            yield codec.decode(record.value, Quarantined)
 
 
 def onsets(ports: Ports, loop: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import azure.functions as func
 
 from functions import answers, host, pages, people
-from triggers import loop, views
+from triggers import loop, quarantine, views
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.ports import Ports
 
@@ -89,6 +89,20 @@ def list_quarantine(req: func.HttpRequest) -> func.HttpResponse:
     return _read(lambda ports: views.quarantine(ports, req.route_params["loop"]))
 
 
+@bp.route("loops/{loop}/quarantine/{id}", methods=["GET"])
+def show_quarantined(req: func.HttpRequest) -> func.HttpResponse:
+    """The bytes that were not counted, to be saved by somebody who may operate."""
+    person = people.identify(req)
+    if person is None or "operate" not in person.roles:
+        return answers.problem(403 if person else 401, "for who may operate: sign in first")
+    try:
+        body = quarantine.content(host.ports(), req.route_params["loop"], req.route_params["id"])
+    except (Refused, Retry) as problem:
+        return answers.problem(people.reaction(problem), str(problem))
+    headers = {**answers.SECURITY, "Content-Disposition": "attachment"}
+    return func.HttpResponse(body, mimetype="application/octet-stream", headers=headers)
+
+
 @bp.route("loops/{loop}/audit", methods=["GET"])
 def list_audit(req: func.HttpRequest) -> func.HttpResponse:
     """A page of the audit trail."""
@@ -126,6 +140,18 @@ def retrain(req: func.HttpRequest) -> func.HttpResponse:
     """Begin a run now."""
     name = req.route_params["loop"]
     return people.operate(req, lambda ports, by, asked: {"run": loop.retrain(ports, name, by, asked.reason)})
+
+
+@bp.route("loops/{loop}/quarantine/{id}/replay", methods=["POST"])
+def replay_quarantined(req: func.HttpRequest) -> func.HttpResponse:
+    """Let a batch come in once more."""
+    name, which = req.route_params["loop"], req.route_params["id"]
+
+    def change(ports: Ports, by: str, asked: people.Asked) -> dict[str, str]:
+        ports.configs.loop(name)
+        return {"batch": quarantine.replay(ports, name, which, by, asked.reason)}
+
+    return people.operate(req, change)
 
 
 @bp.route("runs/{run}/cancel", methods=["POST"])

@@ -16,8 +16,8 @@ from functions import host
 from triggers import codec, events
 from triggers.errors import Refused
 from triggers.lifecycle import IllegalTransition
-from triggers.ports import Put
-from triggers.records import Change, Quarantined
+from triggers.quarantine import keep
+from triggers.records import Change
 
 log = logging.getLogger("driftloop")
 
@@ -129,11 +129,5 @@ def isolated(queue: str, body: Callable[[Any], bytes]) -> Callable[[Callable[...
 
 def quarantine(queue: str, body: bytes, reason: str) -> None:
     """Keep bytes that no handler will take, and why."""
-    ports = host.ports()
-    digest = codec.digest(body)
-    found = Quarantined(
-        at=ports.clock.now(), loop="", site="", batch=queue, reason=reason, blob=f"quarantine/driftloop/{digest}"
-    )
-    ports.blobs.put(found.blob, body)
-    ports.store.commit("driftloop", [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
+    keep(host.ports(), body, reason, batch=queue)
     log.warning("quarantined a message of %s: %s", queue, reason)

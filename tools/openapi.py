@@ -201,7 +201,9 @@ def paths() -> dict[str, Any]:
     metric = {"name": "metric", "in": "query", "schema": {"enum": list(views.METRICS), "default": "psi"}}
     token = {"name": "token", "in": "query", "required": True, "schema": {"type": "string"}}
     onward = {"name": "next", "in": "query", "schema": {"type": "string"}}
-    file, name = ({"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in ("file", "name"))
+    file, name, kept = (
+        {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in ("file", "name", "id")
+    )
     login = _get("Open the session that a login link names", _html("Signed in"), parameters=(token, onward))
     login["get"]["responses"]["401"] = _html("The link is not valid, or no longer")
     return {
@@ -220,6 +222,13 @@ def paths() -> dict[str, Any]:
             "The last decisions, newest first", "Decisions", _LOOP, _number("limit", 30, 1, 400)
         ),
         "/api/loops/{loop}/quarantine": _view("What was not counted, and why", "Quarantine", _LOOP),
+        "/api/loops/{loop}/quarantine/{id}": _get(
+            "The bytes that were not counted, for who may operate",
+            _said("The bytes", **{"application/octet-stream": {}}),
+            *(401, 403, 404, 409, 503),
+            parameters=(_LOOP, kept),
+        ),
+        "/api/loops/{loop}/quarantine/{id}/replay": _change("Let a batch come in once more", "batch", _LOOP, kept),
         "/api/loops/{loop}/audit": _view(
             "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
         ),

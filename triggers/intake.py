@@ -21,12 +21,12 @@ from drift.performance import Outcomes, Predictions, hashes
 from drift.reference import Reference
 from drift.telemetry import Batch, Labels, Refusal, Schema
 from drift.windows import Window
-from triggers import codec, sites
+from triggers import codec, quarantine, sites
 from triggers.candidates import reference
 from triggers.config import Fleet, Loop, Site, duration
 from triggers.errors import NotFound, Refused
-from triggers.ports import Ports, Put
-from triggers.records import BatchRecord, Orphans, Quarantined, SiteState, Unit, again, site_partition
+from triggers.ports import Ports
+from triggers.records import BatchRecord, Orphans, SiteState, Unit, again, site_partition
 
 replace = msgspec.structs.replace
 
@@ -38,7 +38,6 @@ _COMMIT = 60
 
 _MOST = 98
 _SPAN = 30
-_NOWHERE = "driftloop"
 
 
 @dataclass
@@ -144,19 +143,16 @@ def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -
 def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, reason: str) -> str:
     """Keep the bytes and the reason; returns a line for a log."""
     known = header is not None and header.loop in ports.configs.loops()
-    loop = header.loop if header and known else _NOWHERE
-    digest = codec.digest(payload)
-    found = Quarantined(
-        at=ports.clock.now(),
+    found = quarantine.keep(
+        ports,
+        payload,
+        reason,
+        partition=header.loop if header and known else quarantine.NOWHERE,
         loop=header.loop[:100] if header else "",
         site=header.site[:100] if header else "",
         batch=header.batch[:200] if header else "",
-        reason=reason,
-        blob=f"quarantine/{loop}/{digest}",
     )
-    ports.blobs.put(found.blob, payload)
-    ports.store.commit(loop, [Put(f"quarantine/{digest[:32]}", codec.encode(found), "*")])
-    return f"{found.loop}/{found.site} {found.batch!r} ({len(payload)} bytes, {digest[:12]}): {reason}"
+    return f"{found.loop}/{found.site} {found.batch!r} ({len(payload)} bytes, {found.blob[-64:][:12]}): {reason}"
 
 
 def _fold(
@@ -383,18 +379,16 @@ class _Folder:
 
     def _refused_rows(self, arrival: _Arrival, refused: Sequence[Refusal]) -> None:
         batch = arrival.batch
-        found = Quarantined(
-            at=self.now,
+        quarantine.keep(
+            self.ports,
+            arrival.payload,
+            f"{len(refused)} rows of the batch could not be read; the others were counted",
+            partition=batch.loop,
             loop=batch.loop,
             site=batch.site,
             batch=batch.id,
-            reason=f"{len(refused)} rows of the batch could not be read; the others were counted",
-            blob=f"quarantine/{batch.loop}/{arrival.digest}",
             rows=tuple((r.row, r.field, r.reason) for r in refused[:100]),
         )
-        self.ports.blobs.put(found.blob, arrival.payload)
-        key = f"quarantine/rows-{arrival.digest[:32]}"
-        self.ports.store.commit(batch.loop, [Put(key, codec.encode(found), "*")])
 
 
 def _part(whole: Predictions, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Predictions:

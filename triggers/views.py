@@ -10,6 +10,7 @@ import msgspec
 
 from triggers import approval, candidates, codec, lifecycle, loop, rollout, sites
 from triggers import events as on
+from triggers import quarantine as kept
 from triggers.config import Fleet, Loop, Site, duration
 from triggers.errors import NotFound, Refused
 from triggers.policy import Decision, Finding
@@ -257,12 +258,18 @@ class Decisions(View, frozen=True, kw_only=True):
     decisions: list[Decision]
 
 
+class Held(Quarantined, frozen=True, kw_only=True):
+    """One of them, with the id by which it is read or replayed."""
+
+    id: str
+
+
 class Quarantine(View, frozen=True, kw_only=True):
     """Newest first: what was not counted, and why. `total` counts all."""
 
     now: datetime
     total: int
-    quarantined: list[Quarantined]
+    quarantined: list[Held]
 
 
 # --- loops and fleets
@@ -455,9 +462,7 @@ def _tail(ports: Ports, name: str, limit: int) -> list[Any]:
 def quarantine(ports: Ports, name: str, limit: int = 100) -> Quarantine:
     """What of a loop was not counted, and what no loop would own. Raises NotFound."""
     ports.configs.loop(name)
-    found = [
-        codec.decode(r.value, Quarantined) for p in (name, "driftloop") for r in ports.store.scan(p, "quarantine/")
-    ]
+    found = [Held(id=i, **msgspec.structs.asdict(q)) for i, q in kept.listed(ports, name)]
     found.sort(key=lambda q: q.at, reverse=True)
     return Quarantine(now=ports.clock.now(), total=len(found), quarantined=found[:limit])
 
@@ -637,6 +642,7 @@ _BEGINS = {
     "held": "Held",
     "maintenance": "Maintenance wanted",
     "backfilled": "Backfilled",
+    "replayed": "Replayed",
     "adopted": "Adopted",
     "frozen": "Frozen",
     "unfrozen": "Unfrozen",

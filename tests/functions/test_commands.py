@@ -1,0 +1,112 @@
+"""The operator's commands: with the same words on a state folder, and on an app by its address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cli.main import main
+from triggers import loop
+
+
+@pytest.fixture(params=["state", "app"])
+def where(request: pytest.FixtureRequest, stage: Any) -> list[str]:
+    if request.param == "state":
+        return ["--state", str(stage.state)]
+    return ["--app", stage.local.people.login_link(stage.origin, "anna")]
+
+
+@pytest.fixture
+def told(stage: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command prints; one that opens the state itself does so while no host has it."""
+
+    def run(*command: str, status: int = 0) -> str:
+        capsys.readouterr()
+        if here := "--state" in command:
+            stage.__exit__()
+        assert main(command) == status
+        if here:
+            stage.__enter__()
+        said = capsys.readouterr()
+        return said.err if status == 2 else said.out
+
+    return run
+
+
+def test_status_says_what_wants_a_person(where: list[str], stage: Any, run: str, told: Callable[..., str]) -> None:
+    said = told("status", *where, status=1)
+    assert f"flights: 3 sites serve {stage.champion[:12]}" in said
+    assert f"! {run} waits for an answer: driftloop show {run}" in said
+    found = json.loads(told("status", "--json", *where, status=1))
+    assert (found["wanting"], len(found["fleets"])) == ([f"{run} waits for an answer: driftloop show {run}"], 1)
+
+
+def test_runs_show_and_explain_tell_of_a_run(where: list[str], stage: Any, run: str, told: Callable[..., str]) -> None:
+    assert run in told("runs", *where)
+    said = told("show", run, *where)
+    assert said.startswith(f"{run}: awaiting-approval\nbecause   ")
+    assert f"candidate {stage.challenger}" in said
+    assert "waits for a person's answer" in said
+    assert json.loads(told("show", run, "--json", *where))["run"]["id"] == run
+    story = told("explain", run, *where)
+    assert "Compared with the champion" in story
+    assert story.splitlines()[0][:4] == "2013"
+
+
+def test_a_run_is_stopped_and_another_begun(where: list[str], stage: Any, run: str, told: Callable[..., str]) -> None:
+    assert told("cancel", run, "--reason", "not now", *where) == f"{run} is told to stop\n"
+    stage.host.pump()
+    begun = json.loads(told("retrain", "--reason", "now", "--json", *where))["run"]
+    assert [r.id for r in loop.active_runs(stage.ports, "flights")] == [begun]
+    assert told("retrain", "--reason", "and now", *where, status=2) == f"driftloop: {begun} has not ended\n"
+
+
+def test_what_was_quarantined_is_read_and_comes_in_again_once_it_can(
+    where: list[str], stage: Any, told: Callable[..., str]
+) -> None:
+    before = stage.get("/api/loops/flights").json()["quarantined"]
+    fleet = stage.state / "config" / "flights" / "fleet.yaml"
+    whole = fleet.read_text()
+    fleet.write_text("".join(line for line in whole.splitlines(keepends=True) if "LGA" not in line))
+    batch = {"schema": "1", "loop": "flights", "candidate": stage.champion, "site": "LGA", "batch": "new"}
+    now = stage.ports.clock.now()
+    batch |= {"from": f"{now:%Y-%m-%d}T00:00:00Z", "to": f"{now:%Y-%m-%d}T01:00:00Z", "rows": []}
+    stage.ask("POST", "/api/telemetry", json.dumps(batch).encode())
+    stage.host.pump()
+    (one,) = json.loads(told("quarantine", "list", "--json", *where))["quarantined"]
+    assert (one["site"], one["batch"], one["reason"]) == ("LGA", "new", "unknown site 'LGA'")
+    assert json.loads(told("quarantine", "show", one["id"], *where)) == batch
+    again = ("quarantine", "replay", one["id"], "--reason", "the site is back", *where)
+    told(*again)
+    stage.host.pump()
+    assert one["id"] in told("quarantine", "list", *where), "still unknown: it is put back"
+    fleet.write_text(whole)
+    told(*again)
+    stage.host.pump()
+    assert one["id"] not in told("quarantine", "list", *where)
+    assert stage.get("/api/loops/flights").json()["quarantined"] == before
+    assert "nothing in quarantine" in told(*again, status=2)
+    kinds = [e["kind"] for e in stage.get("/api/loops/flights/audit").json()["entries"]]
+    assert kinds.count("replayed") == 2
+
+
+def test_nobody_reads_quarantined_bytes_without_signing_in(stage: Any) -> None:
+    assert stage.get("/api/loops/flights/quarantine/x").status == 401
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status", "--app", "ftp://x"], "expected an address like"),
+        (["status", "--state", "nowhere"], "no state.db there"),
+        (["status", "--app", "http://127.0.0.1:1"], "http://127.0.0.1:1: "),
+    ],
+)
+def test_where_there_is_no_app_the_command_says_so(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) in (1, 2)
+    assert said in capsys.readouterr().err

@@ -181,6 +181,7 @@ class Replay:
         root.local.cache_clear()
         root.ports.cache_clear()
         local = root.local()
+        local.jobs.recover()
         self._close.callback(local.close)
         return local
 

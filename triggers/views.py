@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -633,8 +633,16 @@ def reports(ports: Ports, run: Run) -> list[str]:
 def story(ports: Ports, run_id: str) -> Story:
     """What happened to a run, in sentences. Raises NotFound."""
     name = stored_run(ports, run_id).loop
-    told = [sentence(entry) for entry in loop.story(ports, name, run_id)]
-    return Story(run=run_id, sentences=told)
+    return Story(run=run_id, sentences=[sentence(entry) for entry in _moving(loop.story(ports, name, run_id))])
+
+
+def _moving(entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
+    """Without the deadlines that passed when their phase was over long since: they moved nothing."""
+    phase = ""
+    for entry in entries:
+        moved, phase = entry.data.get("phase", phase) != phase, entry.data.get("phase", phase)
+        if moved or entry.kind != "event-deadline-passed":
+            yield entry
 
 
 _BEGINS = {

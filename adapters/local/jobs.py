@@ -77,10 +77,16 @@ class ProcessJobs:
                 raise Retry(f"job {job.name} cannot be started: {error}", job=job.name) from error
 
     def status(self, name: str) -> JobStatus:
+        """What runs is watched from now on, where no other host does so."""
         child = self._child(name)
         if not child.spec.exists():
             return JobStatus("unknown")
-        return child.ended() or (None if child.runs() else child.made()) or JobStatus("running")
+        found = child.ended() or (None if child.runs() else child.made())
+        if found is None and name not in self._open:
+            with self._changed:
+                if self._take_over():
+                    self._watch(child)
+        return found or JobStatus("running")
 
     def cancel(self, name: str) -> None:
         """Kills the job's process group. What has ended, or was never submitted, stays what it is."""

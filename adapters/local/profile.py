@@ -24,7 +24,8 @@ from triggers.ports import Clock, Ports
 class Local:
     """All the adapters of one state folder.
 
-    Where a virtual start was ever given, its clock is virtual from then on.
+    Where a virtual start was ever given, its clock is virtual from then on. Nothing begins before it is asked for: who
+    hosts the app lets `jobs` recover.
     """
 
     def __init__(self, state: Path | str, virtual: datetime | None = None) -> None:
@@ -53,7 +54,6 @@ class Local:
             configs=configs,
             uploads=FileUploads(self.state / "uploads"),
         )
-        self.jobs.recover()
 
     def close(self) -> None:
         self.jobs.close(kill=True)

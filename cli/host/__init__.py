@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         with alone(Path(composition.setting("DRIFTLOOP_STATE"))):
             composition.ports()
             local = composition.local()
+            local.jobs.recover()
             _look_through(local.ports.configs)
             settings = {name: composition.setting(name) for name in composition.SETTINGS}
             parts = local.bus, local.topic, local.store, local.clock

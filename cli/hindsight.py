@@ -72,10 +72,10 @@ class Workshop:
         self.folder, self.loop_file, self.loop, self.data = folder, loop_file, loop, data
         self.key = folder / "registry.pem"
         if not self.key.exists():
-            from edge import keys
+            from edge import signing
 
             folder.mkdir(parents=True, exist_ok=True)
-            self.key.write_bytes(keys.new()[0])
+            self.key.write_bytes(signing.new()[0])
 
     def train(self, name: str, start: int, end: int, sites: Sequence[str] | None) -> tuple[str, Path]:
         """(digest, folder with its files) of a candidate trained on [start, end). Raises JobFailed."""

@@ -6,8 +6,6 @@ The sha256 of the manifest's bytes is the candidate's digest: who knows the dige
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from drift import telemetry
-from edge import keys
+from edge import signing
 from edge.errors import BadCandidate
 
 MODEL = "model.onnx"
@@ -115,8 +113,14 @@ def digest(manifest: bytes) -> str:
 
 
 def sign(manifest: bytes, private: bytes) -> str:
-    """base64 of the signature of a manifest's bytes by a private key (PEM)."""
-    return base64.b64encode(keys.signer(private)(manifest)).decode()
+    """The registry's signature of a candidate, made with its private key (edge.signing)."""
+    found = read(manifest)
+    return signing.sign(found.loop, _named(found, manifest), private)
+
+
+def _named(found: Manifest, manifest: bytes) -> dict[str, str]:
+    """Every file of a candidate with its sha256, the manifest among them."""
+    return {MANIFEST: digest(manifest), **{name: file.sha256 for name, file in found.files.items()}}
 
 
 def publish(folder: Path, manifest: bytes, signature: str | None, put: Callable[[str, bytes], None]) -> str:
@@ -155,14 +159,15 @@ def read(manifest: bytes) -> Manifest:
 
 
 def signed(manifest: bytes, signature: str | bytes, public: str | bytes) -> Manifest:
-    """The manifest, if it is signed by the owner of `public` (PEM or base64). Raises BadCandidate."""
-    try:
-        raw = base64.b64decode(signature.strip(), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadCandidate("is not base64", SIGNATURE) from error
-    if not keys.verify(public, raw, manifest):
-        raise BadCandidate("is not the registry's signature of this manifest", SIGNATURE)
-    return read(manifest)
+    """The manifest, if the owner of `public` has signed it and the files that it names, and no others. Raises
+    BadCandidate with what differs."""
+    listed = signing.verify(signature, public)
+    if listed.get(MANIFEST) != digest(manifest):
+        raise BadCandidate("is not the one that was signed", MANIFEST)
+    found = read(manifest)
+    for name in sorted(listed.items() ^ _named(found, manifest).items()):
+        raise BadCandidate("is not what was signed", name[0])
+    return found
 
 
 def verify(
@@ -172,8 +177,13 @@ def verify(
 
     `read_layer` gets a sha256; what it raises passes through. Raises BadCandidate with what differs.
     """
+    return contents(signed(manifest, signature, public), read_layer)
+
+
+def contents(found: Manifest, read_layer: Callable[[str], bytes]) -> Mapping[str, bytes]:
+    """As `verify`, of a manifest whose signature was checked, or is not to be."""
     files = {}
-    for name, file in signed(manifest, signature, public).files.items():
+    for name, file in found.files.items():
         data = read_layer(file.sha256)
         _agree(name, file, data)
         files[name] = data

@@ -20,7 +20,7 @@ from drift import envelope
 from drift.reference import Reference
 from drift.telemetry import Feature, Labels, Rows, Schema, Serving
 from edge import candidate as candidates
-from edge import keys
+from edge import keys, signing
 from edge.buffer import Buffer, Faults
 from edge.candidate import MANIFEST, MODEL, REFERENCE, SIGNATURE
 from edge.config import SiteConfig
@@ -114,7 +114,7 @@ class Site:
             manifest = self._manifest(digest, _file(folder / MANIFEST), _file(folder / SIGNATURE))
         except Refused:
             data = self._registry.read(f"candidates/{digest}/{MANIFEST}", candidates.MAX_MANIFEST)
-            signature = self._registry.read(f"candidates/{digest}/{SIGNATURE}", 4096)
+            signature = self._registry.read(f"candidates/{digest}/{SIGNATURE}", signing.MAX_BYTES)
             manifest = self._manifest(digest, data, signature)
             write_file(folder / SIGNATURE, signature)
             write_file(folder / MANIFEST, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -91,19 +90,18 @@ def _held_out(path: Path, table: Table) -> NDArray[np.float64] | None:
 
 
 def fetch(digest: str, blobs: Blobs, public: bytes | None, folder: Path) -> Manifest:
-    """Write a candidate's files to `folder`, every byte checked against the digest, and the signature where the
-    registry's key is given. Raises BadCandidate with what differs."""
+    """Write a candidate to `folder`, its manifest too, every byte checked against the digest; where the registry's key
+    is given, its signature is checked and written. Raises BadCandidate with what differs."""
     manifest = blobs.get(f"candidates/{digest}/{candidate.MANIFEST}")
     if candidate.digest(manifest) != digest:
-        raise BadCandidate(f"has sha256 {candidate.digest(manifest)[:12]}, not {digest[:12]}", "manifest.json")
+        raise BadCandidate(f"has sha256 {candidate.digest(manifest)[:12]}, not {digest[:12]}", candidate.MANIFEST)
+    whole, found = {candidate.MANIFEST: manifest}, candidate.read(manifest)
     if public is not None:
-        candidate.signed(manifest, blobs.get(f"candidates/{digest}/{candidate.SIGNATURE}"), public)
-    found = candidate.read(manifest)
+        whole[candidate.SIGNATURE] = blobs.get(f"candidates/{digest}/{candidate.SIGNATURE}")
+        candidate.signed(manifest, whole[candidate.SIGNATURE], public)
+    whole.update(candidate.contents(found, lambda sha256: blobs.get(f"layers/{sha256}")))
     folder.mkdir(parents=True)
-    for name, file in found.files.items():
-        data = blobs.get(f"layers/{file.sha256}")
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise BadCandidate("is not what the manifest names", name)
+    for name, data in whole.items():
         (folder / name).write_bytes(data)
     return found
 

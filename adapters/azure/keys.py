@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from functools import cached_property
 
@@ -10,25 +9,22 @@ from adapters.azure.blobs import BlobStore
 
 
 class Keys:
-    """`registry` signs candidates (PEM, Ed25519), `public` is its other half (base64); `forms` marks our forms."""
+    """`registry` signs candidates (PEM, P-256), `public` is its other half (PEM); `forms` marks our forms."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
     @cached_property
     def registry(self) -> bytes:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+        from edge import signing
 
-        new = Ed25519PrivateKey.generate()
-        return self._blobs.create("registry.pem", new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return self._blobs.create("registry.pem", signing.new()[0])
 
     @cached_property
     def public(self) -> str:
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+        from edge import signing
 
-        key = load_pem_private_key(self.registry, None).public_key()
-        return base64.b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+        return signing.public(self.registry)
 
     @cached_property
     def forms(self) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 
 from adapters.azure import staging
 from adapters.azure.workspace import Workspace, asking
-from edge import candidate, keys
+from edge import candidate, signing
 from edge.errors import Refused as BadCandidate
 from triggers import codec
 from triggers.compute import instance_type
@@ -151,7 +151,7 @@ class AzureMlJobs:
         inputs, arguments = self._reads(job)
         environment = staging.environment(job.loop, loop.training.environment, files, self._blobs, self._storage())
         compute, instance = self._place(job)
-        with staging.program(files, keys.public(self._registry_key()).encode()) as code:
+        with staging.program(files, signing.public(self._registry_key()).encode()) as code:
             version = staging.digest_of(code)
             asked = command(
                 name=quoted(job.name),

@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 from urllib.parse import quote
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from edge import keys, signing
 
 
 def registry(state: Path) -> Path:
-    """keys/registry.pem, with keys/registry.pub (base64) beside it."""
+    """keys/registry.pem, with its public half keys/registry.pub beside it (edge.signing)."""
     path = state / "keys" / "registry.pem"
-    _make(path)
+    if not path.exists():
+        _write(path, signing.new()[0], 0o600)
     public = path.with_suffix(".pub")
     if not public.exists():
-        _write(public, _public(path).encode(), 0o644)
+        _write(public, signing.public(path.read_bytes()).encode(), 0o644)
     return path
 
 
 def site(state: Path, name: str) -> Path:
     """The private key of a site."""
     path = state / "sites" / quote(name, safe="") / "key.pem"
-    _make(path)
+    if not path.exists():
+        _write(path, keys.new()[0], 0o600)
     return path
 
 
 def public(state: Path, name: str) -> str:
     """The public key of a site, base64, as fleet.yaml lists it."""
-    return _public(site(state, name))
-
-
-def _public(path: Path) -> str:
-    key = load_pem_private_key(path.read_bytes(), None)
-    return base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
-
-
-def _make(path: Path) -> None:
-    if not path.exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write(path, pem, 0o600)
+    return keys.public(site(state, name).read_bytes())
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from adapters.azure.configs import FRESH_S, BlobConfigs
 from adapters.azure.keys import Keys
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings
-from edge import candidate
+from edge import signing
 from tests.servers.azurite import KEY as AZURITE_KEY
 from tests.servers.azurite import Azurite
 from tests.servers.eventgrid import EventGrid
@@ -79,8 +78,7 @@ def test_of_processes_that_make_a_key_at_once_one_wins(azure: Azure) -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda _: Keys(azure.keys._blobs).registry, range(8)))
     assert len(set(made)) == 1
-    signature = base64.b64decode(candidate.sign(b"manifest", made[0]))
-    assert azure.ports.signatures.verify(azure.keys.public, signature, b"manifest")
+    assert signing.verify(signing.sign("m", {"a": "0" * 64}, made[0]), azure.keys.public) == {"a": "0" * 64}
     assert azure.ports.people.check("form", azure.ports.people.sign("form"))
 
 

@@ -26,7 +26,7 @@ from adapters.local.database import Database
 from adapters.local.jobs import ProcessJobs
 from adapters.local.topic import SqliteTopic
 from adapters.signatures import Ed25519
-from edge import keys
+from edge import signing
 from tests.adapters.azureml import WORKSPACE_ID, AzureMl
 from triggers.errors import Retry
 from triggers.ports import Job, JobStatus, Topic
@@ -159,7 +159,7 @@ class Cloud(Shop):
         config.put("flights/worker.py", WORKER.encode())
         (state / "config").symlink_to(state / "files")
         self.server = AzureMl(state / "service", self.blobs)
-        private, _ = keys.new()
+        private, _ = signing.new()
         self.jobs = AzureMlJobs(
             Workspace(lambda: WORKSPACE_ID, self.server, **self.server.options()),  # type: ignore[arg-type]
             self.blobs,

@@ -19,7 +19,7 @@ from adapters.local.clock import SystemClock
 from adapters.local.configs import FileConfigs
 from adapters.signatures import Ed25519
 from drift.envelope import iso
-from edge import candidate, keys
+from edge import candidate, keys, signing
 from tests.adapters.azureml import IMAGE, WORKSPACE_ID, AzureMl
 from tests.jobs.conftest import DAY, START, Home, by_hand, pumps
 from triggers.errors import Refused, Retry
@@ -48,7 +48,7 @@ class Plant:
         self.home.loop()
         self.rows = pumps(1500)
         self.blobs = FileBlobs(self.home.blobs)
-        self.private, self.public = keys.new()
+        self.private, self.public = signing.new()
         south, public = keys.new()
         (folder / "south.pem").write_bytes(south)
         self.config = FileBlobs(folder / "config")

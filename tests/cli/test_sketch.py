@@ -23,7 +23,7 @@ from drift.reference import Reference
 from drift.sketch import OtherReference
 from drift.telemetry import Batch, Labels
 from drift.windows import Window
-from edge import candidate, keys
+from edge import candidate, keys, signing
 from jobs.package import Blobs
 from triggers.config import parse_loop
 from triggers.records import site_partition
@@ -92,7 +92,7 @@ class Place:
         (made / "model.onnx").write_bytes(b"not opened here")
         (made / "reference.bin").write_bytes(reference.to_bytes())
         manifest = candidate.build(made, loop="pumps", schema=SCHEMA, lineage=candidate.Lineage(), created="")
-        sign = candidate.sign(manifest, keys.new()[0])
+        sign = candidate.sign(manifest, signing.new()[0])
         return candidate.publish(made, manifest, sign, Blobs(self.state / "blobs").put)
 
     def sketch(self, *options: str) -> int:

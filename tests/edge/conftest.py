@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from drift.reference import Reference
 from drift.telemetry import Feature, Rows, Schema
-from edge import candidate, keys
+from edge import candidate, keys, signing
 from edge.config import SiteConfig
 from edge.config import load as load_config
 
@@ -142,7 +142,7 @@ class Ingest:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    private, public = keys.new()
+    private, public = signing.new()
     folder = tmp_path / "registry"
     folder.mkdir()
     (tmp_path / "registry.pub").write_text(public)

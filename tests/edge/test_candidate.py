@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, load_from_string
 
 from drift.telemetry import Feature, Schema
-from edge import candidate, keys, safety
+from edge import candidate, keys, safety, signing
 from edge.errors import BadCandidate, Refused
 from edge.scorer import Scorer
 
@@ -53,25 +52,39 @@ def test_any_byte_flipped_in_any_file_is_found(registry: Any, make_model: Any) -
 
     for i in range(len(manifest)):
         verdict(flipped(manifest, i), signature, files)
-    raw = base64.b64decode(signature)
-    for i in range(len(raw)):
-        verdict(manifest, base64.b64encode(flipped(raw, i)), files)
+    for i in range(len(signature)):
+        verdict(manifest, flipped(signature, i), files)
     for sha256, data in files.items():
-        for i in range(0, len(data), 7):
+        for i in range(len(data)):
             verdict(manifest, signature, files | {sha256: flipped(data, i)})
         verdict(manifest, signature, files | {sha256: data[:-1]})
 
 
 @pytest.mark.attack
 def test_another_key_s_signature_is_refused(registry: Any, make_model: Any) -> None:
-    stranger, _ = keys.new()
+    stranger, public = signing.new()
     manifest, signature = bytes_of(registry, registry.publish(make_model(), private=stranger))
-    with pytest.raises(BadCandidate, match=r"manifest\.sig: is not the registry's signature"):
+    with pytest.raises(BadCandidate, match=r"manifest\.sig: is not the registry's: it names another key"):
         candidate.verify(manifest, signature, registry.public, layer(registry))
-    with pytest.raises(BadCandidate, match="is not base64"):
+    named, hers = (json.loads(signing.sign("m", {}, k)) for k in (registry.private, stranger))
+    with pytest.raises(BadCandidate, match=r"manifest\.sig: is not the registry's signature"):
+        signing.verify(json.dumps({**hers, "verificationMaterial": named["verificationMaterial"]}), registry.public)
+    with pytest.raises(BadCandidate, match="is no bundle"):
         candidate.verify(manifest, b"***", registry.public, layer(registry))
-    with pytest.raises(Refused, match="not a public key"):
-        candidate.verify(manifest, signature, "AAAA", layer(registry))
+    for wrong in ("AAAA", keys.new()[1], public[:60]):
+        with pytest.raises(Refused, match="not a public key"):
+            candidate.verify(manifest, signature, wrong, layer(registry))
+
+
+@pytest.mark.attack
+def test_a_valid_signature_on_another_model_is_refused(registry: Any, make_model: Any) -> None:
+    """Without the manifest's digest among what is signed, or without comparing it, this one would be served."""
+    one, two = (bytes_of(registry, registry.publish(make_model(weight))) for weight in (1.0, 2.0))
+    with pytest.raises(BadCandidate, match=r"manifest\.json: is not the one that was signed"):
+        candidate.verify(one[0], two[1], registry.public, layer(registry))
+    files = {"manifest.json": candidate.digest(one[0]), "model.onnx": candidate.sha256(make_model(2.0))}
+    with pytest.raises(BadCandidate, match=r"model\.onnx: is not what was signed"):
+        candidate.verify(one[0], signing.sign("flights", files, registry.private), registry.public, layer(registry))
 
 
 @pytest.mark.attack

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edge import azureml, candidate, config, keys
+from edge import azureml, candidate, config, signing
 from edge.errors import BadCandidate
 from tests.edge.conftest import Ingest, Registry, Settings
 
@@ -172,8 +172,8 @@ def test_the_script_serves_its_model_and_tells_which(script: Any, ingest: Ingest
 def test_a_deployment_whose_model_is_not_the_registrys_fails(script: Any, model: Path) -> None:
     [signature] = model.rglob(candidate.SIGNATURE)
     manifest = (signature.parent / candidate.MANIFEST).read_bytes()
-    signature.write_text(candidate.sign(manifest, keys.new()[0]))
-    with pytest.raises(BadCandidate, match="not the registry's signature"):
+    signature.write_text(candidate.sign(manifest, signing.new()[0]))
+    with pytest.raises(BadCandidate, match="not the registry's: it names another key"):
         script.init()
 
 

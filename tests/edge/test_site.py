@@ -18,7 +18,7 @@ from drift import envelope
 from drift.reference import Reference
 from drift.telemetry import Feature, Schema
 from drift.windows import fold
-from edge import keys
+from edge import keys, signing
 from edge.errors import BadCandidate, NotReady, Refused, Unreachable
 from edge.site import Site
 
@@ -54,11 +54,11 @@ def test_a_site_serves_what_it_was_asked_to_and_keeps_the_one_before(
 def test_what_is_refused_leaves_the_site_as_it_was(site: Site, registry: Any, make_model: Any) -> None:
     good = registry.publish(make_model())
     site.deploy(good)
-    stranger, _ = keys.new()
+    stranger, _ = signing.new()
     narrow = Schema("1", (Feature("distance"), Feature("carrier", "category"), Feature("wind")))
     regression = Schema("1", SCHEMA.features, "regression")
     for model, about, reason in (
-        (make_model(2.0), {"private": stranger}, "not the registry's signature"),
+        (make_model(2.0), {"private": stranger}, "not the registry's: it names another key"),
         (make_model(3.0), {"loop": "others"}, "is of the loop 'others'"),
         (make_model(4.0), {"schema": narrow}, "wants the number 'wind'"),
         (make_model(5.0), {"schema": regression}, "is for a regression task"),

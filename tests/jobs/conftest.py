@@ -14,7 +14,7 @@ import pytest
 
 from drift.envelope import bundle, encode, iso
 from drift.telemetry import Batch, Labels, Schema
-from edge import candidate, keys
+from edge import candidate, signing
 from jobs.package import Blobs
 from jobs.table import Table
 from triggers.config import Loop, parse_loop
@@ -70,7 +70,7 @@ class Home:
         self.folder = folder
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
-        private, self.public = keys.new()
+        private, self.public = signing.new()
         (folder / "registry.pem").write_bytes(private)
         (folder / "registry.pub").write_text(self.public)
         self.loop()

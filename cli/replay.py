@@ -247,9 +247,9 @@ class Replay:
         if not champion:
             champion = self.train("bootstrap", self.span.first, self.span.start)
             shell.adopt(self.local.ports, self.loop.loop, champion, "replay")
-        for site, url in self.edges.items():
+        for url in self.edges.values():
             if not call(url, "GET", "status")["candidate"]:
-                self.local.ports.executor.apply(site, champion, "first")
+                call(url, "POST", "deploy", {"candidate": champion, "change": "first"})
         return str(champion)
 
     def train(self, name: str, start: int, end: int, settings: Mapping[str, Any] | None = None) -> str:

@@ -16,8 +16,8 @@ from functions import host
 from triggers import codec, events
 from triggers.errors import Refused
 from triggers.lifecycle import IllegalTransition
+from triggers.ports import Change
 from triggers.quarantine import keep
-from triggers.records import Change
 
 log = logging.getLogger("driftloop")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from triggers import codec
-from triggers.errors import Refused
+from triggers.errors import NotFound, Refused
 from triggers.ports import Ports
 
 if TYPE_CHECKING:
@@ -40,3 +41,26 @@ def manifest(ports: Ports, candidate: str) -> dict[str, Any]:
         raise Refused(f"candidate {candidate[:12]} is not the bytes that its name says", candidate=candidate)
     found: dict[str, Any] = msgspec.json.decode(data)
     return found
+
+
+def layers(ports: Ports, candidate: str) -> dict[str, int]:
+    """The layers of a candidate: sha256 -> bytes; none where nobody knows it any more."""
+    try:
+        return layers_of(manifest(ports, candidate))
+    except NotFound:
+        return {}
+
+
+def layers_of(manifest: Mapping[str, Any]) -> dict[str, int]:
+    return {file["sha256"]: int(file["bytes"]) for file in manifest["files"].values()}
+
+
+def layers_missing(wanted: Mapping[str, int], held: Collection[str]) -> int:
+    """The bytes that a site has to fetch for `wanted` (sha256 -> bytes), where it holds the layers `held`.
+
+    A site keeps what it serves and the way back: the layers of its SiteState's `candidate`, `observed`, `last_good`.
+
+    >>> layers_missing({"model": 4_000_000_000, "code": 30_000}, {"model", "older code"})
+    30000
+    """
+    return sum(size for layer, size in wanted.items() if layer not in held)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO, Literal, Protocol
 
+import msgspec
+
 from triggers.config import Fleet, Loop
 
 
@@ -130,11 +132,42 @@ class Jobs(Protocol):
     def cancel(self, name: str) -> None: ...
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives."""
+
+    id: str
+    loop: str
+    site: str
+    run: str
+    wave: int
+    candidate: str
+    action: Literal["deploy", "rollback"]
+    fence: int
+    at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A change that takes longer than one call: its step, by name, and what that waits for."""
+
+    step: str
+    reason: str
+
+
 class Executor(Protocol):
     """How a candidate reaches a site. Applying again what a site already has changes nothing."""
 
-    def apply(self, site: str, candidate: str, change: str) -> None:
-        """Ask the site to serve `candidate`. Raises Offline, Retry, or Refused with what the site said."""
+    def apply(self, change: Change, proven: bool = False) -> Underway | None:
+        """Begin a change, or carry it on by what it has come to meanwhile; None when there is no more to do than to
+        wait for the site's own telemetry. `proven`: that telemetry has shown the candidate well since the step began.
+
+        Raises Offline, Retry, or Refused with what the site said.
+        """
+        ...
+
+    def finish(self, change: Change) -> None:
+        """The change is verified and nobody will go back on it: what it took the place of may be removed."""
         ...
 
 

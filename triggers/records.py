@@ -73,24 +73,10 @@ class SiteState(msgspec.Struct, frozen=True, kw_only=True):
     observed_at: datetime | None = None
     last_good: str = ""
     before: str = ""  # last known good when the run reached it: where that run's way back leads
+    step: str = ""  # of a change that is underway: both candidates may answer meanwhile
     batches: int = 0
     duplicates: int = 0
     rows: int = 0
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives."""
-
-    id: str
-    loop: str
-    site: str
-    run: str
-    wave: int
-    candidate: str
-    action: Literal["deploy", "rollback"]
-    fence: int
-    at: datetime
-    reason: str = ""
 
 
 class RolloutRow(msgspec.Struct, frozen=True, kw_only=True):

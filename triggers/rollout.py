@@ -12,7 +12,9 @@ from triggers.config import Fleet, Rollout, Site, duration
 from triggers.events import Wave, WaveReported
 from triggers.gates import Verdict
 
-SiteStatus = Literal["waiting", "asked", "applied", "verified", "failed", "deferred", "restoring", "restored", "stuck"]
+SiteStatus = Literal[
+    "waiting", "asked", "underway", "applied", "verified", "failed", "deferred", "restoring", "restored", "stuck"
+]
 
 
 class PlannedWave(msgspec.Struct, frozen=True):
@@ -90,6 +92,11 @@ def judge_site(health: Health, limits: Rollout, now: datetime) -> Verdict:
     if now - health.since < duration(limits.soak):
         return Verdict("inconclusive", f"{said}; soaking for {limits.soak}")
     return Verdict("passed", said)
+
+
+def proven(health: Health, limits: Rollout, now: datetime) -> bool:
+    """Whether requests enough were answered well for a change to take its next step; the soak comes after the last."""
+    return judge_site(health, msgspec.structs.replace(limits, soak="0s"), now).passed
 
 
 def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ list of sites is written after it, and rebuilt from the sites' records by the sw
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -18,9 +18,8 @@ from triggers.config import Rollout
 from triggers.errors import Conflict, Offline, Refused
 from triggers.events import RollbackReported, WaveReported
 from triggers.lifecycle import wave_report_id
-from triggers.ports import Message, Ports, Put
+from triggers.ports import Change, Message, Ports, Put, Underway
 from triggers.records import (
-    Change,
     Freeze,
     RolloutRow,
     SiteState,
@@ -36,6 +35,8 @@ replace = msgspec.structs.replace
 
 SITE = "site"
 _CHUNK = 50
+_PACE = timedelta(minutes=1)
+"""A change that is underway is looked at again after so long."""
 
 
 def frozen(ports: Ports, loop: str, site: str = "") -> str:
@@ -108,6 +109,10 @@ def ask_again(ports: Ports, run: Run) -> None:
         roll_back(ports, run, run.wave, run.because)
     if run.phase is not Phase.ROLLING_OUT:
         return
+    for _, row in rows(ports, run.id):
+        state = state_of(ports, run.loop, row.site)
+        if row.status == "underway" and state.run == run.id and state.action != "adopt":
+            _look_again(ports, _change(state, run.loop, row.site, state.action, now))
     waiting = [row for _, row in rows(ports, run.id) if row.status in ("waiting", "asked") and row.wave == run.wave]
     _ask(ports, [_deployment(run, row.wave, row.site, now) for row in waiting], suffix=f"/{now:%Y%m%dT%H%M%S}")
 
@@ -189,14 +194,49 @@ def deploy(ports: Ports, change: Change) -> None:
     state = again(lambda: _intend(ports, change))
     if state is None:
         return
+    limits, back = ports.configs.loop(change.loop).rollout, change.action == "rollback"
+    shown = state.health is not None and rollout.proven(state.health, limits, ports.clock.now())
     try:
-        ports.executor.apply(change.site, change.candidate, change.id)
+        underway = ports.executor.apply(change, back or shown)
     except Offline as problem:
         settle(ports, change, "deferred", str(problem) or "offline")
     except Refused as problem:
-        settle(ports, change, "stuck" if change.action == "rollback" else "failed", f"{change.site}: {problem}")
+        settle(ports, change, "stuck" if back else "failed", f"{change.site}: {problem}")
     else:
-        settle(ports, change, "restoring" if change.action == "rollback" else "applied", "")
+        if underway is not None:
+            _take_step(ports, change, underway)
+        else:
+            settle(ports, change, "restoring" if back else "applied", "")
+
+
+def _take_step(ports: Ports, change: Change, underway: Underway) -> None:
+    """Write where the change is, and look again; what a site shows counts from the beginning of the step."""
+
+    def attempt() -> SiteState | None:
+        unit = Unit(ports.store, site_partition(change.loop, change.site))
+        state = unit.need(SITE, SiteState)
+        if state.change != change.id or state.status not in ("asked", "deferred", "underway"):
+            return None
+        health = state.health
+        if state.step != underway.step:
+            health = rollout.Health(candidate=change.candidate, since=ports.clock.now())
+        new = replace(state, status="underway", step=underway.step, reason=underway.reason, health=health)
+        unit.put(SITE, new)
+        unit.commit()
+        return new
+
+    state = again(attempt)
+    if state is not None:
+        _look_again(ports, change)
+        follow_up(ports, change.loop, change.site, state)
+
+
+def _look_again(ports: Ports, change: Change) -> None:
+    """One message a minute, however many ask for it."""
+    due = (ports.clock.now() + _PACE).replace(second=0, microsecond=0)
+    body = msgspec.json.encode(change)
+    name = codec.short(f"{change.id}/{change.fence}/{due:%Y%m%dT%H%M}")
+    ports.bus.send("deployments", [Message(id=name, body=body, session=change.site, at=due)])
 
 
 _OUT = (Phase.ROLLING_OUT, Phase.VERIFIED)
@@ -217,10 +257,12 @@ def _wanted(ports: Ports, change: Change) -> bool:
 def _intend(ports: Ports, change: Change) -> SiteState | None:
     unit = Unit(ports.store, site_partition(change.loop, change.site))
     state = unit.get(SITE, SiteState) or SiteState()
-    done = state.change == change.id and state.status not in ("asked", "deferred", "waiting")
+    done = state.change == change.id and state.status not in ("asked", "deferred", "waiting", "underway")
     if state.fence > change.fence or done:
         follow_up(ports, change.loop, change.site, state)
         return None
+    if state.change == change.id and state.status == "underway":
+        return state
     now = ports.clock.now()
     intent = replace(
         state,
@@ -234,6 +276,7 @@ def _intend(ports: Ports, change: Change) -> SiteState | None:
         status="asked",
         reason=change.reason,
         asked=now,
+        step=state.step if change.action == "rollback" or state.change == change.id else "",
         health=rollout.Health(candidate=change.candidate, since=now),
     )
     unit.put(SITE, intent)
@@ -247,11 +290,13 @@ def settle(ports: Ports, change: Change, status: rollout.SiteStatus, reason: str
     def attempt() -> SiteState | None:
         unit = Unit(ports.store, site_partition(change.loop, change.site))
         state = unit.need(SITE, SiteState)
-        if state.change != change.id or state.status not in ("asked", "deferred"):
+        if state.change != change.id or state.status not in ("asked", "deferred", "underway"):
             return None
         now = ports.clock.now()
         health = rollout.Health(candidate=change.candidate, since=now)
-        unit.put(SITE, settled := replace(state, status=status, reason=reason, health=health))
+        step = "" if status in ("applied", "restoring") else state.step
+        settled = replace(state, status=status, reason=reason, health=health, step=step)
+        unit.put(SITE, settled)
         unit.commit()
         return settled
 
@@ -271,10 +316,10 @@ def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> S
     health = state.health
     if health is None or batch.candidate != state.candidate or end <= health.since:
         return state
-    if state.status in ("restoring", "deferred", "asked", "stuck") and state.action == "rollback":
+    if state.status in ("restoring", "deferred", "asked", "stuck") and state.action == "rollback" and not state.step:
         back = "its telemetry names the last known good"
         return replace(state, status="restored", reason=back, last_good=state.candidate)
-    if state.status not in ("applied", "verified", "deferred", "asked") or state.action != "deploy":
+    if state.status not in ("applied", "verified", "deferred", "asked", "underway") or state.action != "deploy":
         return state
     serving = batch.serving
     slow = limits.max_p95_ms is not None and serving.p95_ms > limits.max_p95_ms
@@ -287,17 +332,19 @@ def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> S
         p95_ms=max(health.p95_ms, serving.p95_ms),
     )
     verdict = rollout.judge_site(health, limits, now)
-    state = replace(state, health=health, reason=verdict.reason)
     if verdict.outcome == "failed":
-        return replace(state, status="failed", reason=f"{batch.site}: {verdict.reason}")
+        return replace(state, health=health, status="failed", reason=f"{batch.site}: {verdict.reason}")
+    if state.step:  # the last step is not taken yet
+        return replace(state, health=health)
+    state = replace(state, health=health, reason=verdict.reason)
     if verdict.passed:
         return replace(state, status="verified", last_good=state.candidate)
     return replace(state, status="applied") if state.status in ("deferred", "asked") else state
 
 
 def returned(state: SiteState) -> bool:
-    """A deferred site speaks again, and does not yet serve what it should."""
-    return state.status == "deferred" and state.observed != state.candidate
+    """A deferred site speaks again, and does not yet serve what it should, or not alone."""
+    return state.status == "deferred" and (state.observed != state.candidate or bool(state.step))
 
 
 def ask_returned(ports: Ports, loop: str, site: str, state: SiteState) -> None:
@@ -325,6 +372,7 @@ def _change(state: SiteState, loop: str, site: str, action: Literal["deploy", "r
 
 
 _TOLD: dict[str, str] = {
+    "underway": "started",
     "applied": "started",
     "verified": "succeeded",
     "failed": "failed",
@@ -345,15 +393,16 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
     if row.status != state.status:
         now = ports.clock.now()
         new = RolloutRow(site=site, wave=state.wave, status=state.status, reason=state.reason, at=now)
+        told = _TOLD.get(state.status, "")
+        if told and told != _TOLD.get(row.status):  # before it is written, so that it is told at least once
+            action: Literal["deploy", "rollback"] = "rollback" if state.action == "rollback" else "deploy"
+            change = _change(state, loop, site, action, state.asked or now)
+            ports.topic.publish([cloud_event(told, change, now)])
         try:
             ports.store.commit(partition, [Put(key, codec.encode(new), record.version)])
         except Conflict:
             follow_up(ports, loop, site, state_of(ports, loop, site))
             return
-        if state.status in _TOLD:
-            action: Literal["deploy", "rollback"] = "rollback" if state.action == "rollback" else "deploy"
-            change = _change(state, loop, site, action, state.asked or now)
-            ports.topic.publish([cloud_event(_TOLD[state.status], change, now)])
     if state.status in ("verified", "failed", "deferred", "restored", "stuck"):
         report(ports, state.run)
 

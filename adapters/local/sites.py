@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 from triggers.errors import NotFound, Offline, Refused, Retry
-from triggers.ports import Configs
+from triggers.ports import Change, Configs
 
 TIMEOUT_S = 10.0
 _ANSWER_BYTES = 64 * 1024
@@ -19,29 +18,23 @@ class HttpExecutor:
         self._configs = configs
         self._timeout_s = timeout_s
 
-    def apply(self, site: str, candidate: str, change: str) -> None:
+    def apply(self, change: Change, proven: bool = False) -> None:
         """Offline: no connection, no answer in time, or 503. Refused: 4xx, with the site's words. Retry: other 5xx."""
-        url = self._url(site)
-        status, answer = self._post(site, f"{url}/deploy", {"candidate": candidate, "change": change})
+        name = change.site
+        site = self._configs.fleet(change.loop).site(name)
+        if site is None or not site.url:
+            raise NotFound(f"the fleet of {change.loop} has no url for site {name}", site=name)
+        asked = {"candidate": change.candidate, "change": change.id}
+        status, answer = self._post(name, f"{site.url.rstrip('/')}/deploy", asked)
         if status == 503:
-            raise Offline(f"{site} is not available: {_words(answer)}", site=site)
+            raise Offline(f"{name} is not available: {_words(answer)}", site=name)
         if 400 <= status < 500:
-            raise Refused(_words(answer) or f"{site} answered {status}", site=site, status=status)
+            raise Refused(_words(answer) or f"{name} answered {status}", site=name, status=status)
         if not 200 <= status < 300:
-            raise Retry(f"{site} answered {status}: {_words(answer)}", site=site, status=status)
+            raise Retry(f"{name} answered {status}: {_words(answer)}", site=name, status=status)
 
-    def _url(self, site: str) -> str:
-        """Raises NotFound for a site without url, and Refused where two fleets disagree on it."""
-        urls = set()
-        for loop in self._configs.loops():
-            with suppress(Refused):  # a fleet that is wrong says nothing, and stops nobody else's
-                listed = self._configs.fleet(loop).site(site)
-                urls |= {listed.url.rstrip("/")} if listed and listed.url else set()
-        if not urls:
-            raise NotFound(f"no fleet has a url for site {site}", site=site)
-        if len(urls) > 1:
-            raise Refused(f"fleets have different urls for site {site}: {', '.join(sorted(urls))}", site=site)
-        return urls.pop()
+    def finish(self, change: Change) -> None:
+        """The site itself keeps what it serves and the way back, and drops the rest."""
 
     def _post(self, site: str, url: str, body: dict[str, str]) -> tuple[int, bytes]:
         from http.client import HTTPConnection, HTTPException, HTTPSConnection

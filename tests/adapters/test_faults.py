@@ -17,7 +17,7 @@ from adapters.local.profile import Local
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from triggers.errors import Conflict, Retry
-from triggers.ports import Delete, Message, Put
+from triggers.ports import Change, Delete, Message, Put
 
 
 @pytest.fixture
@@ -121,6 +121,20 @@ def test_one_seed_has_one_history(tmp_path: Path) -> None:
     assert lines[-1] == "   60 SqliteStore.scan('p')"
 
 
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+CHANGE = Change(
+    id="1",
+    loop="l",
+    site="s",
+    run="r",
+    wave=0,
+    candidate="c",
+    action="deploy",
+    fence=2,
+    at=datetime(2026, 3, 1, tzinfo=UTC),
+)
+
+
 def test_every_port_that_does_something_can_fail_and_no_other(tmp_path: Path) -> None:
     local = Local(tmp_path)
     faults = Faults(chances={"before": 1.0})
@@ -131,7 +145,7 @@ def test_every_port_that_does_something_can_fail_and_no_other(tmp_path: Path) ->
         lambda: ports.bus.send("effects", []),
         lambda: ports.topic.publish([]),
         lambda: ports.jobs.status("j"),
-        lambda: ports.executor.apply("s", "c", "1"),
+        lambda: ports.executor.apply(CHANGE),
         lambda: ports.notifier.tell({}),
     ]
     for attempt in attempts:

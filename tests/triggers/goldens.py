@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_run, an_event, replace
-from triggers import approval, codec, policy, records, rollout, sites, sources
+from triggers import approval, codec, policy, ports, records, rollout, sites, sources
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Rollout
@@ -78,7 +78,7 @@ SITE = records.SiteState(
     duplicates=1,
     rows=600,
 )
-CHANGE = records.Change(
+CHANGE = ports.Change(
     id=f"{RUN}/a/rollback",
     loop="line",
     site="a",
@@ -170,7 +170,7 @@ def _all() -> dict[str, Golden]:
         made[f"Outbox-{type(effect).__name__}"] = Golden(
             records.Outbox(run=RUN, effect=effect), records.Outbox, "Outbox"
         )
-    made["Change"] = Golden(CHANGE, records.Change)
+    made["Change"] = Golden(CHANGE, ports.Change)
     made["CloudEvent"] = Golden(sites.cloud_event("requested", CHANGE, NOW), dict[str, Any])
     answer = approval.Answer(answer="reject", by="ann", reason="no", candidate=NEW, evidence="e1", plan="p1")
     made["Answer"] = Golden(answer, approval.Answer)

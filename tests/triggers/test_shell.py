@@ -16,7 +16,7 @@ from triggers import codec, events, loop, sites
 from triggers.config import Follows
 from triggers.errors import NotFound, Refused
 from triggers.lifecycle import IllegalTransition
-from triggers.ports import Message, Put
+from triggers.ports import Change, Message, Put
 from triggers.records import MaintenanceEvent, verify
 from triggers.run import Phase
 
@@ -509,9 +509,9 @@ def test_a_site_whose_request_was_cut_off_by_a_freeze_is_asked_again(world: Worl
     world.plants.retries = 3
     asked = world.plants.apply
 
-    def freezing(site: str, candidate: str, change: str) -> None:
+    def freezing(change: Change, proven: bool = False) -> None:
         loop.freeze(world.ports, "line", "ann", "now")
-        asked(site, candidate, change)
+        asked(change, proven)
 
     world.plants.apply = freezing  # type: ignore[method-assign]
     world.restart()

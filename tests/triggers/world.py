@@ -36,8 +36,8 @@ from triggers import approval, codec, events, intake, loop, sites
 from triggers import config as cfg
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.lifecycle import IllegalTransition
-from triggers.ports import Job, JobStatus, Message, Ports
-from triggers.records import Change, Orphans, Quarantined, SiteState, site_partition
+from triggers.ports import Change, Job, JobStatus, Message, Ports, Underway
+from triggers.records import Orphans, Quarantined, SiteState, site_partition
 from triggers.run import Run
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -210,6 +210,9 @@ class Plant:
     refuses: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
     applied: list[str] = field(default_factory=list)
+    steps: bool = False
+    joins: str = ""  # answers some of the requests, while a change is underway
+    finished: list[str] = field(default_factory=list)
     unsent: list[bytes] = field(default_factory=list)
     spoken: set[datetime] = field(default_factory=set)
 
@@ -224,7 +227,8 @@ class Plants:
     def __getitem__(self, name: str) -> Plant:
         return self.all[name]
 
-    def apply(self, site: str, candidate: str, change: str) -> None:
+    def apply(self, change: Change, proven: bool = False) -> Underway | None:
+        site, candidate = change.site, change.candidate
         if self.retries:
             self.retries -= 1
             raise Retry("throttled")
@@ -235,9 +239,17 @@ class Plants:
             raise Offline(f"{site} cannot be reached")
         if candidate in plant.refuses:
             raise Refused("no such bytes")
+        if plant.steps and not proven:
+            plant.joins = candidate
+            return Underway("some", "some of the requests")
+        plant.joins = ""
         if plant.serves != candidate:
             plant.serves = candidate
             plant.applied.append(candidate)
+        return None
+
+    def finish(self, change: Change) -> None:
+        self.all[change.site].finished.append(change.candidate)
 
 
 @dataclass

@@ -25,7 +25,6 @@ class Setting:
     default: str = ""
     values: tuple[str, ...] = ()
     for_: tuple[str, ...] = (TRAINING, INFERENCE)
-    protected: bool = False
 
 
 def _flag(default: str, *workloads: str) -> Setting:
@@ -41,8 +40,8 @@ SETTINGS: Mapping[str, Setting] = {
     "internalLoadBalancerProvider": Setting(values=("azure",), for_=(INFERENCE,)),
     "sslCname": Setting(for_=(INFERENCE,)),
     "sslSecret": Setting(for_=(INFERENCE,)),
-    "sslCertPemFile": Setting(for_=(INFERENCE,), protected=True),
-    "sslKeyPemFile": Setting(for_=(INFERENCE,), protected=True),
+    "sslCertPemFile": Setting(for_=(INFERENCE,)),
+    "sslKeyPemFile": Setting(for_=(INFERENCE,)),
     "installNvidiaDevicePlugin": _flag("false"),
     "installDcgmExporter": _flag("false"),
     "installPromOp": _flag("true"),

@@ -52,7 +52,7 @@ class Schema(msgspec.Struct, frozen=True):
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """Where a candidate comes from: its run, what it replaces, the training window (ISO) and its rows by site; rows
-    that were left out because their site has too large a share, and sites that have no rows to give."""
+    that were left out because their site has too large a share, and sites that have no rows to give; who wrote it."""
 
     run: str = ""
     parent: str | None = None
@@ -64,6 +64,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     without_rows: tuple[str, ...] = ()
     code: str = ""
     environment: str = ""
+    authors: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,7 +89,8 @@ def _registered(ports: Ports, said: Said) -> None:
     if re.fullmatch(r"[0-9a-f]{64}", ours) and ports.blobs.exists(f"candidates/{ours}/manifest.json"):
         return
     window = (tags["from"], tags["to"]) if {"from", "to"} <= tags.keys() else None
-    loop.registered(ports, name, f"azureml:{name}:{version}", tags.get("by", "the registry"), window)
+    authors = tuple(a.strip() for tag in ("author", "authors") for a in tags.get(tag, "").split(",") if a.strip())
+    loop.registered(ports, name, f"azureml:{name}:{version}", tags.get("by", "the registry"), window, authors)
 
 
 def _labelled(ports: Ports, said: Said) -> None:

@@ -10,7 +10,7 @@ import azure.functions as func
 from functions import answers, host, pages, people
 from triggers import loop, quarantine, views
 from triggers.errors import NotFound, Offline, Refused, Retry
-from triggers.ports import Ports
+from triggers.ports import Person, Ports
 
 bp = func.Blueprint()
 
@@ -139,7 +139,9 @@ def health(req: func.HttpRequest) -> func.HttpResponse:
 def retrain(req: func.HttpRequest) -> func.HttpResponse:
     """Begin a run now."""
     name = req.route_params["loop"]
-    return people.operate(req, lambda ports, by, asked: {"run": loop.retrain(ports, name, by, asked.reason)})
+    return people.operate(
+        req, lambda ports, by, asked: {"run": loop.retrain(ports, name, by.name, asked.reason, by.id)}
+    )
 
 
 @bp.route("loops/{loop}/quarantine/{id}/replay", methods=["POST"])
@@ -166,12 +168,12 @@ def roll_back(req: func.HttpRequest) -> func.HttpResponse:
     return people.operate(req, _asking(req, "rollback"))
 
 
-def _asking(req: func.HttpRequest, what: str) -> Callable[[Ports, str, people.Asked], dict[str, str]]:
+def _asking(req: func.HttpRequest, what: str) -> Callable[[Ports, Person, people.Asked], dict[str, str]]:
     run = req.route_params["run"]
 
-    def ask(ports: Ports, by: str, asked: people.Asked) -> dict[str, str]:
+    def ask(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
         views.stored_run(ports, run)
-        loop.ask(ports, run, views.ASKED[what], by, asked.reason)
+        loop.ask(ports, run, views.ASKED[what], by.name, asked.reason)
         return {"run": run}
 
     return ask
@@ -181,9 +183,9 @@ def _asking(req: func.HttpRequest, what: str) -> Callable[[Ports, str, people.As
 def freeze(req: func.HttpRequest) -> func.HttpResponse:
     """Begin nothing new."""
 
-    def change(ports: Ports, by: str, asked: people.Asked) -> dict[str, str]:
+    def change(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
         target = _target(ports, asked.target)
-        loop.freeze(ports, target, by, asked.reason)
+        loop.freeze(ports, target, by.name, asked.reason)
         return {"frozen": target}
 
     return people.operate(req, change)
@@ -193,9 +195,9 @@ def freeze(req: func.HttpRequest) -> func.HttpResponse:
 def unfreeze(req: func.HttpRequest) -> func.HttpResponse:
     """Go on where a freeze stopped."""
 
-    def change(ports: Ports, by: str, asked: people.Asked) -> dict[str, str]:
+    def change(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
         target = _target(ports, asked.target)
-        loop.unfreeze(ports, target, by)
+        loop.unfreeze(ports, target, by.name)
         return {"unfrozen": target}
 
     return people.operate(req, change)

@@ -104,15 +104,16 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str = ""
 
 
-def operate(req: func.HttpRequest, change: Callable[[Ports, str, Asked], Mapping[str, str]]) -> func.HttpResponse:
+def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], Mapping[str, str]]) -> func.HttpResponse:
     """Change something for a signed-in person who may operate, from a page of ours, with a reason; 202 with what came
     of it."""
     person = identify(req)
     if person is None:
-        return answers.problem(401, "sign in first", {"WWW-Authenticate": 'Cookie realm="driftloop"'})
+        return answers.problem(401, "sign in first", {"WWW-Authenticate": 'Bearer realm="driftloop"'})
     if "operate" not in person.roles:
         return answers.problem(403, f"{person.name} may not operate")
-    if not same_origin(req) or not sealed(req.headers.get("X-CSRF-Token", ""), "operate", person.name):
+    ours = person.token or (same_origin(req) and sealed(req.headers.get("X-CSRF-Token", ""), "operate", person.name))
+    if not ours:
         return answers.problem(403, "the request does not come from a page of this app")
     if media_type(req) != "application/json":
         return answers.problem(415, "send application/json")
@@ -123,7 +124,7 @@ def operate(req: func.HttpRequest, change: Callable[[Ports, str, Asked], Mapping
     if wrong := unfit(asked.reason):
         return answers.problem(422, wrong)
     try:
-        return answers.data(change(host.ports(), person.name, asked), status=202)
+        return answers.data(change(host.ports(), person, asked), status=202)
     except (Refused, Retry, Offline) as problem:
         return answers.problem(reaction(problem), str(problem))
 

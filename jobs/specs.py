@@ -35,7 +35,7 @@ class Train(Spec, frozen=True, kw_only=True, tag="train"):
     `key` is the path of the registry's private key (PEM); without it the candidate is left unsigned, for whoever
     asked to sign. `settings` go over `training.settings` of loop.yaml. With `model`, the path of a model.onnx that
     somebody else made, nothing is trained: it becomes a candidate with a reference of these rows. What it was trained
-    on is then `trained_from` to `trained_to`; where that is not said, any row may have been seen.
+    on is then `trained_from` to `trained_to`; where that is not said, any row may have been seen. `authors` wrote it.
     """
 
     start: datetime | None = field(name="from")
@@ -46,6 +46,7 @@ class Train(Spec, frozen=True, kw_only=True, tag="train"):
     model: str | None = None
     trained_from: datetime | None = None
     trained_to: datetime | None = None
+    authors: tuple[str, ...] = ()
 
 
 class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):

@@ -80,6 +80,7 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
             without_rows=found.without_rows,
             code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
             environment=environment(),
+            authors=spec.authors,
         )
     _say("packaging")
     key = Path(spec.key).read_bytes() if spec.key else None
@@ -105,7 +106,7 @@ def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
     shutil.copyfile(found[0], out / "model.onnx")
     known = spec.trained_from is not None and spec.trained_to is not None
     start, end = (_iso(t) if t is not None and known else "" for t in (spec.trained_from, spec.trained_to))
-    return Lineage(run=spec.run, parent=spec.parent, start=start, end=end)
+    return Lineage(run=spec.run, parent=spec.parent, start=start, end=end, authors=spec.authors)
 
 
 def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:

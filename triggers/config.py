@@ -30,6 +30,7 @@ Rate = Annotated[
     str, Meta(pattern=r"^\s*\d{1,6}\s+per\s+\d{0,6}\s*(hour|day|week|month|year)s?\s*$", examples=["1 per 90 days"])
 ]
 Quantity = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$|^$", examples=["500m", "2Gi"])]
+Quarter = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):(00|15|30|45)$", examples=["20:00"])]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", examples=["delays", "line-3"])]
@@ -292,6 +293,7 @@ class Training(Section, frozen=True, kw_only=True):
     """How a candidate is trained.
 
     script: your training script, relative to loop.yaml; without one, a scikit-learn model for any table
+    authors: who wrote it: names as they sign in; they do not approve what it makes (approval.self_approval)
     window: the rows of the last so many days; the holdout is the newest part of it
     holdout: left out of training, for the gate: it needs rows that neither model has seen
     compute: where it runs; auto chooses by rule and says why
@@ -307,6 +309,7 @@ class Training(Section, frozen=True, kw_only=True):
     """
 
     script: str | None = None
+    authors: tuple[str, ...] = ()
     window: Duration = "60d"
     holdout: Duration = "10d"
     compute: Literal["cloud", "edge", "auto"] = "auto"
@@ -350,15 +353,71 @@ class Gates(Section, frozen=True, kw_only=True):
     maximum_age: Duration = "7d"
 
 
+class Escalate(Section, frozen=True, kw_only=True):
+    """Who else may answer when nobody has.
+
+    after: unanswered for so long
+    approvers: their names as they sign in, or their object ids in Entra
+    groups: object ids of Entra groups
+    """
+
+    after: Duration
+    approvers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+class Quiet(Section, frozen=True, kw_only=True):
+    """When nobody is to be disturbed: no card, no reminder, and no time that counts.
+
+    timezone: of start and end
+    start: from when on, each day, on a quarter of an hour
+    end: until when, the next day where that is earlier
+    days: days that are quiet from midnight to midnight
+    """
+
+    timezone: Annotated[str, Meta(examples=["Europe/Berlin"])] = "UTC"
+    start: Quarter = "00:00"
+    end: Quarter = "00:00"
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+
+
+class Automatic(Section, frozen=True, kw_only=True):
+    """What begins without a person, at the sites of the first ring alone: a candidate that passed its gates, with the
+    schema, training code and environment of the champion. A person answers for the rest.
+
+    minimum_gain: the lower end of the gain's interval must exceed it
+    """
+
+    minimum_gain: float
+
+
 class Approval(Section, frozen=True, kw_only=True):
     """Who may let a candidate through.
 
-    approvers: their names, as they sign in
-    expires: unanswered for so long, the candidate is dropped
+    approvers: their names as they sign in, or their object ids in Entra
+    groups: object ids of Entra groups whose members may
+    accounts: people with several accounts: who, and the names or object ids; they are one person
+    needed: so many people have to approve
+    self_approval: true lets those approve who asked for the run, or wrote what it trains with
+    expires: unanswered for so long, the candidate is dropped; quiet hours do not count
+    remind: a reminder each time that it has been unanswered for so long; quiet hours do not count
+    escalate: who else may answer when nobody has
+    quiet: when nobody is to be disturbed
+    frozen: what counts in a freeze: reject (whoever would approve is told why not, and can later), or nothing
+    automatic: what begins without a person; default: nothing
     """
 
     approvers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    accounts: dict[str, tuple[str, ...]] = {}
+    needed: Positive = 1
+    self_approval: bool = False
     expires: Duration = "3d"
+    remind: Duration | None = None
+    escalate: Escalate | None = None
+    quiet: Quiet | None = None
+    frozen: Literal["reject", "nothing"] = "reject"
+    automatic: Automatic | None = None
 
 
 class Rollout(Section, frozen=True, kw_only=True):
@@ -659,7 +718,40 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
     if loop.retrain.enabled and not loop.retrain.on:
         yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"
     yield from _twice(loop.rollout.rings, ("rollout", "rings"))
-    yield from _twice(loop.approval.approvers, ("approval", "approvers"))
+    yield from _approval_problems(loop.approval)
+
+
+def _approval_problems(approval: Approval) -> _Found:
+    at = ("approval",)
+    yield from _twice(approval.approvers, (*at, "approvers"))
+    yield from _twice(approval.groups, (*at, "groups"))
+    people = {_person(name, approval.accounts) for name in approval.approvers}
+    if approval.needed > max(len(people), 1) and not approval.groups:
+        yield (*at, "needed"), f"{approval.needed} have to approve, and {len(people)} may; expected more approvers"
+    owners: dict[str, str] = {}
+    for who, accounts in approval.accounts.items():
+        for name in (who, *accounts):
+            if owners.setdefault(_same(name), who) != who:
+                yield (
+                    (*at, "accounts", who),
+                    f"{name!r} is an account of {owners[_same(name)]!r} too; expected one owner",
+                )
+    if approval.remind is not None:
+        yield from _duration_problems(approval.remind, (*at, "remind"), "15m")
+    if approval.escalate is not None:
+        here = (*at, "escalate")
+        yield from _duration_problems(approval.escalate.after, (*here, "after"), "1s")
+        if not (approval.escalate.approvers or approval.escalate.groups):
+            yield (*here, "approvers"), "nobody else may answer; expected approvers or groups"
+    if approval.quiet is not None:
+        if problem := _zone_problem(approval.quiet.timezone):
+            yield (*at, "quiet", "timezone"), problem
+        if len(set(approval.quiet.days)) == 7:
+            yield (*at, "quiet", "days"), "are all days, so nothing would ever count; expected a day that is not quiet"
+
+
+def _person(name: str, accounts: dict[str, tuple[str, ...]]) -> str:
+    return next((who for who, names in accounts.items() if name == who or name in names), name)
 
 
 def _source_problems(loop: Loop) -> _Found:

@@ -15,7 +15,7 @@ class Train(Effect, frozen=True, kw_only=True, tag="train"):
     """Train on what `sites` sent between `start` and `end` (None: all sites), or on the table `data`.
 
     With `model`, a model that somebody else registered becomes the candidate instead; `trained` is the window that it
-    is said to have been trained on.
+    is said to have been trained on. `authors`: who wrote what it is trained with.
     """
 
     job: str
@@ -27,6 +27,7 @@ class Train(Effect, frozen=True, kw_only=True, tag="train"):
     data: str = ""
     model: str = ""
     trained: tuple[str, str] | None = None
+    authors: tuple[str, ...] = ()
 
 
 class Evaluate(Effect, frozen=True, kw_only=True, tag="evaluate"):
@@ -46,13 +47,22 @@ class CancelJob(Effect, frozen=True, kw_only=True, tag="cancel-job"):
 
 
 class AskApproval(Effect, frozen=True, kw_only=True, tag="ask-approval"):
-    """Make the plan, bind it to candidate and evidence, and ask. `verdict` is the gate's, in words."""
+    """Make the plan, bind it to candidate and evidence, and ask. `verdict` is the gate's, in words; from `escalates` on
+    more people may answer."""
 
     candidate: str
     evidence: str
     outcome: str
     verdict: str
     expires: datetime
+    escalates: datetime | None = None
+
+
+class Remind(Effect, frozen=True, kw_only=True, tag="remind"):
+    """Tell who may answer, again."""
+
+    at: datetime
+    escalated: bool = False
 
 
 class WithdrawApproval(Effect, frozen=True, kw_only=True, tag="withdraw-approval"):
@@ -85,7 +95,16 @@ class SetDeadline(Effect, frozen=True, kw_only=True, tag="set-deadline"):
 
 
 AnyEffect = (
-    Train | Evaluate | CancelJob | AskApproval | WithdrawApproval | DeployWave | RollBack | Announce | SetDeadline
+    Train
+    | Evaluate
+    | CancelJob
+    | AskApproval
+    | Remind
+    | WithdrawApproval
+    | DeployWave
+    | RollBack
+    | Announce
+    | SetDeadline
 )
 
 GOES_ON_WHILE_FROZEN: tuple[type[Effect], ...] = (CancelJob, WithdrawApproval, RollBack, Announce, SetDeadline)

@@ -73,15 +73,17 @@ class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
 
 
 class Answered(Event, frozen=True, kw_only=True, tag="answered"):
-    """A person answered; the digests are those of what the person was shown."""
+    """The question is answered; the digests are those of what was shown. `through`: so many waves may begin, and the
+    question is asked again for the others (None: all may)."""
 
-    answer: Literal["approve", "reject"]
+    answer: Literal["approve", "reject", "changes"]
     by: str
     reason: str
     candidate: str
     evidence: str
     plan: str
     waves: tuple[Wave, ...]
+    through: int | None = None
 
 
 class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):

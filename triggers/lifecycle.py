@@ -13,6 +13,7 @@ import msgspec
 
 from triggers import effects as do
 from triggers import events as on
+from triggers.approval import waking
 from triggers.config import duration
 from triggers.errors import DriftloopError
 from triggers.gates import judge
@@ -53,6 +54,8 @@ def begin(
     data: str = "",
     model: str = "",
     trained: tuple[str, str] | None = None,
+    authors: tuple[str, ...] = (),
+    requested_by: tuple[str, ...] = (),
 ) -> Step:
     """A run starts in training, on the data before the holdout that its gate will need; or with somebody's `model`,
     which only has to become a candidate."""
@@ -73,6 +76,7 @@ def begin(
         data_start=start,
         data_end=end,
         holdout_end=decision.at,
+        requested_by=requested_by,
         limits=limits,
     )
     train = do.Train(
@@ -85,14 +89,22 @@ def begin(
         data=data,
         model=model,
         trained=trained,
+        authors=(*limits.training.authors, *authors),
     )
     deadline = do.SetDeadline(phase=Phase.TRAINING, at=decision.at + duration(limits.training.timeout))
     return Step(run, (train, deadline))
 
 
-def enter(decision: Decision, run_id: str, champion: str, candidate: str, limits: Limits) -> Step:
+def enter(
+    decision: Decision,
+    run_id: str,
+    champion: str,
+    candidate: str,
+    limits: Limits,
+    requested_by: tuple[str, ...] = (),
+) -> Step:
     """A run for a candidate that somebody else trained: it enters at the gate."""
-    run = begin(decision, run_id, champion, limits).run
+    run = begin(decision, run_id, champion, limits, requested_by=requested_by).run
     return _evaluate(run, on.Trained(id="", run=run_id, at=decision.at, candidate=candidate, rows=0))
 
 
@@ -141,28 +153,49 @@ def _evaluated(run: Run, event: on.Evaluated) -> Step:
     judged = replace(run, evidence=event.digest, outcome=verdict.outcome, verdict=verdict.reason)
     if verdict.outcome == "failed":
         return _to(Phase.REJECTED, judged, event, verdict.reason)
-    expires = event.at + duration(run.limits.approval_expires)
+    return _ask(judged, event, verdict.reason)
+
+
+_REMIND, _ESCALATE = f"{Phase.AWAITING_APPROVAL}/remind", f"{Phase.AWAITING_APPROVAL}/escalate"
+
+
+def _ask(run: Run, event: on.Event, because: str) -> Step:
+    """Wait for people; quiet hours do not count for how long."""
+    rules = run.limits.approval
+    expires = waking(event.at, duration(rules.expires), rules.quiet)
+    after = rules.escalate.after if rules.escalate else None
+    escalates = waking(event.at, duration(after), rules.quiet) if after else None
     ask = do.AskApproval(
         candidate=run.candidate,
-        evidence=event.digest,
-        outcome=verdict.outcome,
-        verdict=verdict.reason,
+        evidence=run.evidence,
+        outcome=run.outcome,
+        verdict=run.verdict,
         expires=expires,
+        escalates=escalates,
     )
-    deadline = do.SetDeadline(phase=Phase.AWAITING_APPROVAL, at=expires)
-    return _to(Phase.AWAITING_APPROVAL, judged, event, verdict.reason, ask, deadline)
+    deadlines = [do.SetDeadline(phase=Phase.AWAITING_APPROVAL, at=expires)]
+    if escalates:
+        deadlines.append(do.SetDeadline(phase=_ESCALATE, at=escalates))
+    if rules.remind:
+        deadlines.append(_next_reminder(run, event, rules.remind))
+    return _to(Phase.AWAITING_APPROVAL, run, event, because, ask, *deadlines, expires=expires)
+
+
+def _next_reminder(run: Run, event: on.Event, every: str) -> do.SetDeadline:
+    return do.SetDeadline(phase=_REMIND, at=waking(event.at, duration(every), run.limits.approval.quiet))
 
 
 def _answered(run: Run, event: on.Answered) -> Step:
     said = f"{event.by}: {event.reason}" if event.reason else event.by
-    if event.answer == "reject":
-        return _to(Phase.REJECTED, run, event, f"rejected by {said}")
+    if event.answer != "approve":
+        because = f"{'rejected' if event.answer == 'reject' else 'sent back for changes'} by {said}"
+        return _back(run, event, because) if run.times else _to(Phase.REJECTED, run, event, because)
     if (event.candidate, event.evidence) != (run.candidate, run.evidence):
         return _to(Phase.REJECTED, run, event, f"the answer of {event.by} is about another candidate or evidence")
     if not event.waves:
         return _to(Phase.REJECTED, run, event, "the plan is not the one that was shown, or names no site")
-    approved = replace(run, approved_by=event.by, plan=event.plan, waves=event.waves)
-    return _start_wave(approved, event, 0, f"approved by {said}")
+    approved = replace(run, approved_by=event.by, plan=event.plan, waves=event.waves, through=event.through)
+    return _start_wave(approved, event, len(run.times), f"approved by {said}")
 
 
 def _start_wave(run: Run, event: on.Event, wave: int, because: str) -> Step:
@@ -186,10 +219,20 @@ def _wave_reported(run: Run, event: on.WaveReported) -> Step:
         return Step(replace(run, because=verdict.reason))
     done = replace(run.times[-1], verified=event.at, deferred=event.deferred)
     judged = replace(run, times=(*run.times[:-1], done), seen=frozenset(i for i in run.seen if not _of_wave(i)))
+    if judged.through is not None and run.wave + 1 == judged.through < len(run.waves):
+        return _ask(judged, event, f"{verdict.reason}; that was approved by rule, the rest waits for a person")
     if run.wave + 1 < len(run.waves):
         return _start_wave(judged, event, run.wave + 1, verdict.reason)
     reached = sum(w.sites for w in run.waves) - sum(t.deferred for t in judged.times)
     return _to(Phase.VERIFIED, judged, event, f"verified at {reached} sites by their own telemetry")
+
+
+def _went_bad(run: Run, event: on.WaveReported) -> Step:
+    """What was approved by rule and verified may still go bad while a person thinks about the rest."""
+    verdict = judge_wave(event, run.limits.rollout)
+    if verdict.outcome != "failed":
+        return Step(run)
+    return _unanswered(run, event, Phase.ROLLING_BACK, verdict.reason, verdict.reason)
 
 
 def wave_report_id(run: str, wave: int, counts: tuple[int, int, int, int]) -> str:
@@ -223,11 +266,16 @@ def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
     if event.phase == f"{Phase.ROLLING_OUT}/{run.wave}" and run.phase is Phase.ROLLING_OUT:
         return _back(run, event, f"wave {run.wave + 1} was not verified in time ({run.because})")
+    if run.phase is Phase.AWAITING_APPROVAL and event.phase == _ESCALATE:
+        return Step(run, (do.Remind(at=event.at, escalated=True),))
+    if run.phase is Phase.AWAITING_APPROVAL and event.phase == _REMIND and run.limits.approval.remind:
+        return Step(run, (do.Remind(at=event.at), _next_reminder(run, event, run.limits.approval.remind)))
     if event.phase != run.phase:
         return Step(run)
     if run.phase is Phase.AWAITING_APPROVAL:
-        withdraw = do.WithdrawApproval(reason="expired")
-        return _to(Phase.EXPIRED, run, event, "nobody answered in time", withdraw)
+        if run.expires is not None and event.at < run.expires:
+            return Step(run)  # of a question that was asked before
+        return _unanswered(run, event, Phase.EXPIRED, "nobody answered in time", "expired")
     if run.phase is Phase.ROLLING_BACK:
         late = f"{run.because}; not every site has said in time that it is back"
         return _to(Phase.ROLLED_BACK, run, event, late)
@@ -235,17 +283,26 @@ def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
 
 
 def _cancelled(run: Run, event: on.Cancelled) -> Step:
-    return _to(Phase.CANCELLED, run, event, f"cancelled by {event.by}: {event.reason}", *_undo(run, "cancelled"))
+    return _stopped(run, event, Phase.CANCELLED, f"cancelled by {event.by}: {event.reason}")
 
 
 def _superseded(run: Run, event: on.Superseded) -> Step:
-    return _to(Phase.SUPERSEDED, run, event, f"superseded by {event.by}", *_undo(run, "superseded"))
+    return _stopped(run, event, Phase.SUPERSEDED, f"superseded by {event.by}")
 
 
-def _undo(run: Run, reason: str) -> tuple[do.Effect, ...]:
+def _stopped(run: Run, event: on.Event, phase: Phase, because: str) -> Step:
     if run.phase is Phase.AWAITING_APPROVAL:
-        return (do.WithdrawApproval(reason=reason),)
-    return (do.CancelJob(job=_job(run)),)
+        return _unanswered(run, event, phase, because, str(phase))
+    return _to(phase, run, event, because, do.CancelJob(job=_job(run)))
+
+
+def _unanswered(run: Run, event: on.Event, phase: Phase, because: str, reason: str) -> Step:
+    """The question is withdrawn; sites that were reached by rule go back."""
+    withdraw = do.WithdrawApproval(reason=reason)
+    if not run.times:
+        return _to(phase, run, event, because, withdraw)
+    back = _back(run, event, because)
+    return Step(back.run, (withdraw, *back.effects))
 
 
 def _job(run: Run) -> str:
@@ -272,11 +329,14 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.EVALUATING, on.DeadlinePassed): Rule(_deadline, (Phase.FAILED,)),
     (Phase.EVALUATING, on.Cancelled): Rule(_cancelled, (Phase.CANCELLED,)),
     (Phase.EVALUATING, on.Superseded): Rule(_superseded, (Phase.SUPERSEDED,)),
-    (Phase.AWAITING_APPROVAL, on.Answered): Rule(_answered, (Phase.ROLLING_OUT, Phase.REJECTED)),
-    (Phase.AWAITING_APPROVAL, on.DeadlinePassed): Rule(_deadline, (Phase.EXPIRED,)),
-    (Phase.AWAITING_APPROVAL, on.Cancelled): Rule(_cancelled, (Phase.CANCELLED,)),
-    (Phase.AWAITING_APPROVAL, on.Superseded): Rule(_superseded, (Phase.SUPERSEDED,)),
-    (Phase.ROLLING_OUT, on.WaveReported): Rule(_wave_reported, (Phase.VERIFIED, Phase.ROLLING_BACK)),
+    (Phase.AWAITING_APPROVAL, on.Answered): Rule(_answered, (Phase.ROLLING_OUT, Phase.REJECTED, Phase.ROLLING_BACK)),
+    (Phase.AWAITING_APPROVAL, on.WaveReported): Rule(_went_bad, (Phase.ROLLING_BACK,)),
+    (Phase.AWAITING_APPROVAL, on.DeadlinePassed): Rule(_deadline, (Phase.EXPIRED, Phase.ROLLING_BACK)),
+    (Phase.AWAITING_APPROVAL, on.Cancelled): Rule(_cancelled, (Phase.CANCELLED, Phase.ROLLING_BACK)),
+    (Phase.AWAITING_APPROVAL, on.Superseded): Rule(_superseded, (Phase.SUPERSEDED, Phase.ROLLING_BACK)),
+    (Phase.ROLLING_OUT, on.WaveReported): Rule(
+        _wave_reported, (Phase.VERIFIED, Phase.ROLLING_BACK, Phase.AWAITING_APPROVAL)
+    ),
     (Phase.ROLLING_OUT, on.DeadlinePassed): Rule(_deadline, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_OUT, on.RollBackAsked): Rule(_back_asked, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_OUT, on.Cancelled): Rule(_back_asked, (Phase.ROLLING_BACK,)),

@@ -251,7 +251,14 @@ def _labelled_rows(ports: Ports, loop: Loop, fleet: Fleet, now: datetime) -> int
 # --- runs
 
 
-def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str = "", **train: Any) -> str:
+def _begin(
+    unit: LoopUnit,
+    decision: policy.Decision,
+    loop: Loop,
+    candidate: str = "",
+    requested_by: tuple[str, ...] = (),
+    **train: Any,
+) -> str:
     """`train`: what the first job works on, where that is not what the sites sent."""
     number = unit.head.counter + 1
     run_id = f"{loop.loop}.{decision.at:%Y-%m-%d}.{number}"
@@ -260,13 +267,13 @@ def _begin(unit: LoopUnit, decision: policy.Decision, loop: Loop, candidate: str
         training=loop.training,
         gates=loop.gates,
         rollout=loop.rollout,
-        approval_expires=loop.approval.expires,
+        approval=loop.approval,
         evaluation_timeout=loop.evaluation.timeout,
     )
     if candidate:
-        step = lifecycle.enter(decision, run_id, champion, candidate, limits)
+        step = lifecycle.enter(decision, run_id, champion, candidate, limits, requested_by)
     else:
-        step = lifecycle.begin(decision, run_id, champion, limits, **train)
+        step = lifecycle.begin(decision, run_id, champion, limits, requested_by=requested_by, **train)
     unit.set_head(counter=number, active={**unit.head.active, decision.scope: run_id})
     unit.put(f"run/{run_id}", step.run)
     unit.post(run_id, "begin", step.effects)
@@ -280,12 +287,14 @@ def submit(ports: Ports, loop_name: str, candidate: str, by: str, reason: str) -
     return _start(ports, loop_name, reason, by, candidate)
 
 
-def retrain(ports: Ports, loop_name: str, by: str, reason: str) -> str:
-    """A person wants a retraining now: hysteresis, cooldown and budget are theirs to judge."""
-    return _start(ports, loop_name, reason, by)
+def retrain(ports: Ports, loop_name: str, by: str, reason: str, account: str = "") -> str:
+    """A person wants a retraining now: hysteresis, cooldown and budget are theirs to judge. `account`: their id."""
+    return _start(ports, loop_name, reason, by, account=account)
 
 
-def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "", **train: Any) -> str:
+def _start(
+    ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "", account: str = "", **train: Any
+) -> str:
     loop = ports.configs.loop(loop_name)
 
     def attempt() -> str:
@@ -305,7 +314,8 @@ def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = 
         if choice.where == "edge":
             decision = policy.placed(decision, choice)
         begun_with = train if candidate or train else {"data": _use_labels(unit, loop, _labels(unit))}
-        run_id = _begin(unit, decision, loop, candidate, **begun_with)
+        requested_by = tuple(filter(None, (by, account)))
+        run_id = _begin(unit, decision, loop, candidate, requested_by, **begun_with)
         if known:
             unit.put_raw(known, run_id.encode())
         unit.commit()
@@ -316,11 +326,18 @@ def _start(ports: Ports, loop_name: str, reason: str, by: str, candidate: str = 
     return run_id
 
 
-def registered(ports: Ports, loop_name: str, model: str, by: str, trained: tuple[str, str] | None = None) -> str:
+def registered(
+    ports: Ports,
+    loop_name: str,
+    model: str,
+    by: str,
+    trained: tuple[str, str] | None = None,
+    authors: tuple[str, ...] = (),
+) -> str:
     """A model that somebody else registered (`model`: azureml:NAME:VERSION) becomes a candidate and goes to the gate,
     once. Rows within `trained` are no test of it; where nothing is said, no row is. Raises Refused while another run is
     active."""
-    return _start(ports, loop_name, f"{model} was registered", by, model=model, trained=trained)
+    return _start(ports, loop_name, f"{model} was registered", by, model=model, trained=trained, authors=authors)
 
 
 def breached(ports: Ports, loop_name: str, event_id: str, reason: str) -> None:
@@ -465,7 +482,8 @@ def _unsent(ports: Ports, loop_name: str) -> list[str]:
 
 
 def perform(ports: Ports, key: str) -> bool:
-    """Perform one effect of an outbox, unless it is done, no longer wanted, or held by a freeze. Raises Refused."""
+    """Perform one effect of an outbox, unless it is done, no longer wanted, or held by a freeze or by quiet hours.
+    Raises Refused."""
     kind, _, rest = key.partition("/")
     run_id = rest.split("/", maxsplit=1)[0]
     if kind != "outbox" or not run_id:
@@ -479,7 +497,8 @@ def perform(ports: Ports, key: str) -> bool:
     if _wanted(run, effect):
         if not isinstance(effect, do.GOES_ON_WHILE_FROZEN) and sites.frozen(ports, loop_name):
             return False
-        _PERFORM[type(effect)](ports, run, effect)
+        if _PERFORM[type(effect)](ports, run, effect) is False:
+            return False
     try:
         unit = Unit(ports.store, loop_name)
         unit.delete(key)
@@ -493,6 +512,7 @@ _ONLY_IN: Mapping[type[do.Effect], Phase] = {
     do.Train: Phase.TRAINING,
     do.Evaluate: Phase.EVALUATING,
     do.AskApproval: Phase.AWAITING_APPROVAL,
+    do.Remind: Phase.AWAITING_APPROVAL,
     do.DeployWave: Phase.ROLLING_OUT,
     do.RollBack: Phase.ROLLING_BACK,
 }
@@ -516,6 +536,8 @@ def _train(ports: Ports, run: Run, effect: do.Train) -> None:
         spec["data"] = effect.data
     if effect.model:
         spec["model"] = effect.model
+    if effect.authors:
+        spec["authors"] = list(effect.authors)
     if effect.trained:
         spec["trained_from"], spec["trained_to"] = effect.trained
     _submit(ports, run, effect, "train", spec, run.limits.training.timeout)
@@ -568,43 +590,102 @@ def _cancel_job(ports: Ports, run: Run, effect: do.CancelJob) -> None:
     ports.jobs.cancel(effect.job)
 
 
-def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> None:
-    fleet, loop = ports.configs.fleet(run.loop), ports.configs.loop(run.loop)
-    plan = rollout.plan(fleet, run.limits.rollout, run.loop, run.candidate, run.sites)
-    data = codec.encode(plan)
-    ports.blobs.put(f"plans/{codec.digest(data)}", data)
+def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> bool:
+    """Ask, or let the first ring's waves begin by rule. False while those who would be told are not to be disturbed."""
+    if run.plan:
+        plan, digest = sites.load_plan(ports, run.plan), run.plan
+    else:
+        plan = rollout.plan(ports.configs.fleet(run.loop), run.limits.rollout, run.loop, run.candidate, run.sites)
+        data = codec.encode(plan)
+        ports.blobs.put(f"plans/{(digest := codec.digest(data))}", data)
     now = ports.clock.now()
+    lineage = candidates.manifest(ports, run.candidate).get("lineage") or {}
     request = approval.Request(
         run=run.id,
         loop=run.loop,
         candidate=effect.candidate,
         evidence=effect.evidence,
-        plan=codec.digest(data),
+        plan=digest,
         outcome=effect.outcome,
         verdict=effect.verdict,
         asked=now,
         expires=effect.expires,
+        escalates=effect.escalates,
+        requested_by=run.requested_by,
+        authors=tuple(lineage.get("authors") or ()),
     )
+    why_not = "a person answers for the rest" if run.times else _not_automatic(ports, run, effect)
 
-    def attempt() -> None:
+    def attempt() -> approval.Request:
         unit = LoopUnit(ports.store, run.loop, now)
-        if unit.get(f"approval/{run.id}", approval.Request) is None:
-            unit.put(f"approval/{run.id}", request)
-            unit.note("approval-asked", run.id, effect.verdict, plan=request.plan, candidate=request.candidate)
-            unit.commit()
+        known = unit.get(f"approval/{run.id}", approval.Request)
+        if known is not None and (known.state != "automatic" or not run.times):
+            return known
+        asked = request if why_not else replace(request, state="automatic", answered=now)
+        unit.put(f"approval/{run.id}", asked)
+        if why_not:
+            unit.note("approval-asked", run.id, effect.verdict, plan=digest, candidate=effect.candidate)
+        else:
+            ring, waves = plan.waves[0].ring, approval.first_ring([w.ring for w in plan.waves])
+            said = f"automatic, by the bounds in loop.yaml, for the {waves} waves of ring {ring}: {effect.verdict}"
+            bound = {"candidate": effect.candidate, "evidence": effect.evidence, "plan": digest}
+            unit.note("answered", run.id, said, "driftloop", answer="approve", automatic=True, through=waves, **bound)
+        unit.commit()
+        return asked
 
-    again(attempt)
+    asked = again(attempt)
+    if asked.state == "automatic":
+        _tell_answer(ports, asked)
+        return True
+    return asked.state != "open" or _tell_approvers(ports, run, asked, "a new model waits for your answer", "")
+
+
+def _not_automatic(ports: Ports, run: Run, effect: do.AskApproval) -> str:
+    rules = run.limits.approval.automatic
+    if rules is None:
+        return approval.not_automatic(None, "", {}, {}, {})
+    found = ports.blobs.get(f"evidence/{effect.evidence}.json")
+    if codec.digest(found) != effect.evidence:
+        return "the evidence is not what was judged"
+    pair = candidates.manifest(ports, run.champion), candidates.manifest(ports, run.candidate)
+    return approval.not_automatic(rules, effect.outcome, msgspec.json.decode(found), *pair)
+
+
+def _tell_approvers(ports: Ports, run: Run, request: approval.Request, what: str, suffix: str) -> bool:
+    """False where it is not the hour."""
+    rules, now = ports.configs.loop(run.loop).approval, ports.clock.now()
+    if approval.quiet(now, rules.quiet):
+        return False
+    people, groups = approval.approvers(request, rules, now)
+    given = {"approved by": [c.by for c in request.consents]} if request.consents else {}
     ports.notifier.tell(
         {
-            "id": f"approval/{run.id}",
+            "id": f"approval/{run.id}{suffix}",
             "kind": "approval",
             "loop": run.loop,
-            "title": f"{run.loop}: a new model waits for your answer",
-            "text": effect.verdict,
-            "facts": {"run": run.id, "candidate": effect.candidate[:12], "approvers": list(loop.approval.approvers)},
+            "title": f"{run.loop}: {what}",
+            "text": request.verdict,
+            "facts": {
+                "run": run.id,
+                "candidate": request.candidate[:12],
+                "approvers": [*people, *(f"group {g}" for g in groups)],
+                **({"needed": rules.needed} if rules.needed > 1 else {}),
+                **given,
+                "expires": f"{request.expires:%Y-%m-%d %H:%M} UTC",
+            },
             "link": f"/api/approvals/{run.id}",
         }
     )
+    return True
+
+
+def _remind(ports: Ports, run: Run, effect: do.Remind) -> bool:
+    unit = LoopUnit(ports.store, run.loop, ports.clock.now())
+    request = unit.get(f"approval/{run.id}", approval.Request)
+    if request is None or request.state != "open":
+        return True
+    what = "nobody has answered: it is your turn" if effect.escalated else "a new model still waits for your answer"
+    return _tell_approvers(ports, run, request, what, f"/{effect.at:%Y%m%dT%H%M}/{int(effect.escalated)}")
 
 
 def _withdraw_approval(ports: Ports, run: Run, effect: do.WithdrawApproval) -> None:
@@ -650,11 +731,12 @@ def _set_deadline(ports: Ports, run: Run, effect: do.SetDeadline) -> None:
     ports.bus.send("runs", [message])
 
 
-_PERFORM: Mapping[type[do.Effect], Callable[[Ports, Run, Any], None]] = {
+_PERFORM: Mapping[type[do.Effect], Callable[[Ports, Run, Any], bool | None]] = {
     do.Train: _train,
     do.Evaluate: _evaluate,
     do.CancelJob: _cancel_job,
     do.AskApproval: _ask_approval,
+    do.Remind: _remind,
     do.WithdrawApproval: _withdraw_approval,
     do.DeployWave: _deploy_wave,
     do.RollBack: _roll_back,
@@ -744,37 +826,52 @@ def _finite(value: Any) -> Any:
 
 
 def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
-    """Take a person's answer; returns why it does not count, or nothing. One answer counts, whoever else answers."""
+    """Take a person's answer; returns why it does not count, or nothing. One decision counts, whoever else answers."""
     loop_name = loop_of(run_id)
     rules = ports.configs.loop(loop_name).approval
 
     def attempt() -> str:
         unit = LoopUnit(ports.store, loop_name, ports.clock.now())
         request = unit.need(f"approval/{run_id}", approval.Request)
-        if request.state in ("approved", "rejected") and _same_answer(request, given):
-            _tell_answer(ports, request)
+        if approval.said_before(request, given):
+            if request.state != "open":
+                _tell_answer(ports, request)
             return ""
-        why = approval.refusal(request, given, rules, unit.now)
-        if not why and given.answer == "approve":
-            why = sites.frozen(ports, loop_name)
-        said = f"{given.answer} by {given.by}" + (f": {given.reason}" if given.reason else "")
+        why = approval.refusal(request, given, rules, unit.now, sites.frozen(ports, loop_name))
         if why:
-            unit.note("answer-refused", run_id, f"{said}; refused: {why}", given.by)
+            _note_refused(unit, run_id, given, why)
         else:
-            unit.put(f"approval/{run_id}", request := approval.answered(request, given, unit.now))
-            unit.note("answered", run_id, said, given.by, **msgspec.to_builtins(given))
+            request = approval.answered(request, given, rules, unit.now)
+            unit.put(f"approval/{run_id}", request)
+            more = f" ({len(request.consents)} of {rules.needed})" if request.consents and rules.needed > 1 else ""
+            told = {k: v for k, v in msgspec.to_builtins(given).items() if k != "groups"}
+            unit.note("answered", run_id, f"{_said(given)}{more}", given.by, **told)
         unit.commit()
-        if not why:
+        if not why and request.state != "open":
             _tell_answer(ports, request)
         return why
 
     return again(attempt)
 
 
-def _same_answer(request: approval.Request, given: approval.Answer) -> bool:
-    wanted = "approved" if given.answer == "approve" else "rejected"
-    shown = (given.candidate, given.evidence, given.plan) == (request.candidate, request.evidence, request.plan)
-    return request.state == wanted and request.by == given.by and shown
+def refuse(ports: Ports, run_id: str, given: approval.Answer, why: str) -> None:
+    """Note that somebody known tried to answer, and why that did not get so far as to be looked at."""
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, loop_of(run_id), ports.clock.now())
+        unit.need(f"approval/{run_id}", approval.Request)
+        _note_refused(unit, run_id, given, why)
+        unit.commit()
+
+    again(attempt)
+
+
+def _note_refused(unit: LoopUnit, run_id: str, given: approval.Answer, why: str) -> None:
+    unit.note("answer-refused", run_id, f"{_said(given)}; refused: {why}", given.by, id=given.id)
+
+
+def _said(given: approval.Answer) -> str:
+    return f"{given.answer} by {given.by}" + (f": {given.reason}" if given.reason else "")
 
 
 def _tell_answer(ports: Ports, request: approval.Request) -> None:
@@ -783,19 +880,29 @@ def _tell_answer(ports: Ports, request: approval.Request) -> None:
         waves = sites.load_plan(ports, request.plan).summary
     except Refused:
         waves = ()
+    by_rule = request.state == "automatic"
     event = on.Answered(
-        id=f"answer/{request.run}",
+        id=f"answer/{request.run}{'/automatic' * by_rule}",
         run=request.run,
         at=request.answered or ports.clock.now(),
-        answer="approve" if request.state == "approved" else "reject",
-        by=request.by,
+        answer=_ANSWERS[request.state],
+        by="rule" if by_rule else request.by,
         reason=request.reason,
         candidate=request.candidate,
         evidence=request.evidence,
         plan=request.plan,
         waves=waves,
+        through=approval.first_ring([w.ring for w in waves]) if by_rule else None,
     )
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=request.run)])
+
+
+_ANSWERS: Mapping[str, Literal["approve", "reject", "changes"]] = {
+    "approved": "approve",
+    "automatic": "approve",
+    "rejected": "reject",
+    "changes": "changes",
+}
 
 
 # --- what an operator does
@@ -873,7 +980,7 @@ def _resume_answer(ports: Ports, run: Run) -> None:
     record = ports.store.get(run.loop, f"approval/{run.id}")
     if record:
         request = codec.decode(record.value, approval.Request)
-        if request.state in ("approved", "rejected"):
+        if request.state in _ANSWERS:
             _tell_answer(ports, request)
 
 

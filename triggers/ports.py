@@ -187,10 +187,18 @@ class Signatures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who has proven who they are. Roles: "operate" (retrain, cancel, roll back, freeze), "approve"."""
+    """Somebody who has proven who they are. Roles: "operate" (retrain, cancel, roll back, freeze), "approve".
+
+    `id` never changes, as the name may; `groups` are ids, and not all of them where `partial`. `token`: they brought
+    one of their own, which no browser sends by itself, so that no page of somebody else's can have asked.
+    """
 
     name: str
     roles: frozenset[str] = frozenset()
+    id: str = ""
+    groups: frozenset[str] = frozenset()
+    partial: bool = False
+    token: bool = False
 
 
 class People(Protocol):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from triggers.config import Gates, Rollout, Training
+from triggers.config import Approval, Gates, Rollout, Training
 from triggers.events import Wave
 
 
@@ -52,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     training: Training = Training()
     gates: Gates = Gates()
     rollout: Rollout = Rollout()
-    approval_expires: str = "3d"
+    approval: Approval = Approval()
     evaluation_timeout: str = "1h"
 
 
@@ -68,7 +68,9 @@ class WaveTimes(msgspec.Struct, frozen=True, kw_only=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` names them (None: the whole fleet).
 
-    `seen` holds the ids of events that may still come again: all but those of waves already judged.
+    `requested_by`: names and ids of the person who asked for it; empty where drift did. `expires`: how long the
+    question is open. `through`: so many waves may begin before it is asked again (None: all). `seen` holds the ids of
+    events that may still come again: all but those of waves already judged.
     """
 
     id: str
@@ -90,7 +92,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str = ""
     outcome: str = ""
     verdict: str = ""
+    requested_by: tuple[str, ...] = ()
+    expires: datetime | None = None
     approved_by: str = ""
+    through: int | None = None
     plan: str = ""
     waves: tuple[Wave, ...] = ()
     wave: int = 0

@@ -251,7 +251,8 @@ def _wanted(ports: Ports, change: Change) -> bool:
     candidate = _way_back(state_of(ports, run.loop, change.site), run.id) if back else run.candidate
     if (change.candidate, change.fence) != (candidate, fence(run.id, back)):
         raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
-    return run.phase in (_BACK if back else _OUT)
+    begun = run.phase is Phase.AWAITING_APPROVAL and bool(run.times)  # by rule; a person answers for the rest
+    return run.phase in (_BACK if back else _OUT) or (begun and not back)
 
 
 def _intend(ports: Ports, change: Change) -> SiteState | None:
@@ -413,7 +414,7 @@ def report(ports: Ports, run_id: str) -> None:
     now = ports.clock.now()
     listed = [row for _, row in rows(ports, run_id)]
     event: WaveReported | RollbackReported
-    if run.phase is Phase.ROLLING_OUT:
+    if run.phase is Phase.ROLLING_OUT or (run.phase is Phase.AWAITING_APPROVAL and run.times):
         counts = rollout.count(((r.wave, r.status) for r in listed), run.wave, run.waves[run.wave].sites)
         verified, failed, deferred, pending = counts
         if pending and not failed:

@@ -11,7 +11,7 @@ import msgspec
 from triggers import approval, candidates, codec, lifecycle, loop, rollout, sites
 from triggers import events as on
 from triggers import quarantine as kept
-from triggers.config import Fleet, Loop, Site, duration
+from triggers.config import Approval, Fleet, Loop, Site, duration
 from triggers.errors import NotFound, Refused
 from triggers.policy import Decision, Finding
 from triggers.ports import Ports
@@ -196,9 +196,13 @@ class PlanWave(View, frozen=True, kw_only=True):
 
 
 class ApprovalView(approval.Request, frozen=True, kw_only=True):
-    """What is asked of a person, bound to three digests, who may answer, and the answer."""
+    """What is asked of people, bound to three digests; who may answer now, how many have to approve, and the answer.
+    `frozen`: why nobody's approval counts now, or empty."""
 
     approvers: list[str]
+    groups: list[str]
+    needed: int
+    frozen: str
     link: str
 
 
@@ -541,7 +545,7 @@ def run(ports: Ports, run_id: str) -> RunDetail:
         decision=cause(ports, found),
         waves=_plan(ports, found, request),
         limits=msgspec.to_builtins(found.limits.rollout),
-        approval=_approval(request, rules.approvers) if request else None,
+        approval=_approval(ports, request, rules) if request else None,
         evidence=evidence(ports, found.evidence),
         lineage=lineage(ports, found.candidate),
         reports=reports(ports, found),
@@ -570,9 +574,16 @@ def approval_request(ports: Ports, run_id: str) -> approval.Request | None:
     return codec.decode(record.value, approval.Request) if record else None
 
 
-def _approval(request: approval.Request, approvers: tuple[str, ...]) -> ApprovalView:
-    link = f"/api/approvals/{request.run}"
-    return ApprovalView(**msgspec.structs.asdict(request), approvers=list(approvers), link=link)
+def _approval(ports: Ports, request: approval.Request, rules: Approval) -> ApprovalView:
+    people, groups = approval.approvers(request, rules, ports.clock.now())
+    return ApprovalView(
+        **msgspec.structs.asdict(request),
+        approvers=list(people),
+        groups=list(groups),
+        needed=rules.needed,
+        frozen=sites.frozen(ports, request.loop) if request.state == "open" else "",
+        link=f"/api/approvals/{request.run}",
+    )
 
 
 def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[PlanWave]:

@@ -39,6 +39,7 @@ EFFECTS: tuple[do.Effect, ...] = (
     ),
     do.CancelJob(job=f"{RUN}-train"),
     do.AskApproval(candidate=NEW, evidence="e1", outcome="inconclusive", verdict="too few rows", expires=NOW + DAY),
+    do.Remind(at=NOW, escalated=True),
     do.WithdrawApproval(reason="expired"),
     do.DeployWave(wave=1, candidate=NEW),
     do.RollBack(through=1, reason="b: 9 errors"),
@@ -170,6 +171,25 @@ def _all() -> dict[str, Golden]:
         made[f"Outbox-{type(effect).__name__}"] = Golden(
             records.Outbox(run=RUN, effect=effect), records.Outbox, "Outbox"
         )
+    made["Request-open"] = Golden(
+        approval.Request(
+            run=RUN,
+            loop="line",
+            candidate=NEW,
+            evidence="e1",
+            plan="p1",
+            outcome="passed",
+            verdict="better",
+            asked=NOW,
+            expires=NOW + DAY,
+            requested_by=("eve", "7f"),
+            authors=("cem",),
+            escalates=NOW + HOUR,
+            consents=(approval.Consent(by="ann", id="8e", entry="group 1d", at=NOW, reason="fine"),),
+        ),
+        approval.Request,
+        "Request",
+    )
     made["Change"] = Golden(CHANGE, ports.Change)
     made["CloudEvent"] = Golden(sites.cloud_event("requested", CHANGE, NOW), dict[str, Any])
     answer = approval.Answer(answer="reject", by="ann", reason="no", candidate=NEW, evidence="e1", plan="p1")

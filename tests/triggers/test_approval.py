@@ -65,7 +65,8 @@ def test_nobody_approves_where_nobody_is_on_the_list() -> None:
     assert refusal(a_request(), an_answer(by=""), Approval(), NOW) == "nobody is not on the list of approvers"
 
 
-@pytest.mark.parametrize(("answer", "state"), [("approve", "approved"), ("reject", "rejected")])
+@pytest.mark.parametrize(("answer", "state"), [("approve", "approved"), ("reject", "rejected"), ("changes", "changes")])
 def test_an_answer_is_kept_with_the_question(answer: Any, state: Any) -> None:
-    kept = answered(a_request(), an_answer(answer=answer), NOW + DAY)
-    assert kept == a_request(state=state, by="ann", answered=NOW + DAY, reason="fine")
+    kept = answered(a_request(), an_answer(answer=answer), RULES, NOW + DAY)
+    assert replace(kept, consents=()) == a_request(state=state, by="ann", answered=NOW + DAY, reason="fine")
+    assert [c.entry for c in kept.consents] == ["ann"] * (answer == "approve")

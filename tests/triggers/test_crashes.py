@@ -43,7 +43,7 @@ def taken_back(world: World, now: int) -> None:
     better = put_candidate(world.blobs, a_reference(), "better")
     world.plants["b"].slow.add(better)
     if not world.runs:
-        loop.submit(world.ports, "line", better, "ann", "made by hand")
+        loop.submit(world.ports, "line", better, "eve", "made by hand")
         world.pump()
     if world.runs[-1].phase is Phase.AWAITING_APPROVAL:
         assert world.answer() == ""

@@ -35,7 +35,7 @@ def drifted(world: World) -> World:
 def handed_in(world: World, name: str = "better", reference: bytes = b"") -> str:
     """A candidate of somebody else's, up to the person's answer."""
     candidate = put_candidate(world.blobs, reference or a_reference(), name)
-    loop.submit(world.ports, "line", candidate, "ann", "made by hand")
+    loop.submit(world.ports, "line", candidate, "eve", "made by hand")
     world.pump()
     return candidate
 
@@ -469,7 +469,7 @@ def test_a_freeze_stops_training_evaluation_and_approval(world: World) -> None:
     with pytest.raises(Refused, match="all frozen by bob: power cut"):
         handed_in(world)
     with pytest.raises(Refused, match="all frozen by bob: power cut"):
-        loop.retrain(world.ports, "line", "ann", "now")
+        loop.retrain(world.ports, "line", "eve", "now")
     loop.unfreeze(world.ports, "all", "bob")
     handed_in(world)
     loop.freeze(world.ports, "line", "bob", "power cut")
@@ -600,7 +600,7 @@ def test_an_answer_whose_event_got_lost_is_found_by_the_sweep(world: World) -> N
 
 def test_the_end_of_a_job_whose_event_got_lost_is_found_by_the_sweep(world: World) -> None:
     world.jobs.holds = True
-    loop.retrain(world.ports, "line", "ann", "new sensors")
+    loop.retrain(world.ports, "line", "eve", "new sensors")
     world.pump()
     assert world.runs[-1].phase is Phase.TRAINING
     world._told.update({f"{world.runs[-1].id}-train", f"{world.runs[-1].id}-evaluate"})
@@ -613,7 +613,7 @@ def test_the_end_of_a_job_whose_event_got_lost_is_found_by_the_sweep(world: Worl
 
 def test_a_job_that_takes_too_long_is_cancelled(world: World) -> None:
     world.jobs.holds = True
-    loop.retrain(world.ports, "line", "ann", "new sensors")
+    loop.retrain(world.ports, "line", "eve", "new sensors")
     world.pump()
     world.clock.advance(timedelta(hours=2))
     world.pump()
@@ -626,7 +626,7 @@ def test_a_job_that_takes_too_long_is_cancelled(world: World) -> None:
 
 def test_an_end_that_no_job_ever_had_changes_nothing(world: World) -> None:
     world.jobs.holds = True
-    loop.retrain(world.ports, "line", "ann", "new sensors")
+    loop.retrain(world.ports, "line", "eve", "new sensors")
     world.pump()
     before = world.runs
     for name in (f"{before[0].id}-train", f"{before[0].id}-evaluate", "line.2026-03-01.9-train", "nonsense", ""):
@@ -637,7 +637,7 @@ def test_an_end_that_no_job_ever_had_changes_nothing(world: World) -> None:
 
 def test_the_last_effects_of_a_run_are_performed_though_it_has_ended(world: World) -> None:
     world.jobs.holds = True
-    loop.retrain(world.ports, "line", "ann", "new sensors")
+    loop.retrain(world.ports, "line", "eve", "new sensors")
     world.pump()
     run = world.runs[-1]
     event = events.Cancelled(id="c1", run=run.id, at=world.clock.now(), by="ann", reason="wrong month")
@@ -694,7 +694,7 @@ def test_a_second_run_waits_for_the_end_of_the_first(worlds: Worlds) -> None:
     with pytest.raises(Refused, match=f"{run} has not ended"):
         handed_in(world, "other")
     with pytest.raises(Refused, match=f"{run} has not ended"):
-        loop.retrain(world.ports, "line", "ann", "now")
+        loop.retrain(world.ports, "line", "eve", "now")
     drifted(world)
     world.days(2)
     assert f"held: {run} has not ended" in world.decisions[-1]
@@ -703,9 +703,9 @@ def test_a_second_run_waits_for_the_end_of_the_first(worlds: Worlds) -> None:
 
 def test_what_does_not_exist_is_refused(world: World) -> None:
     with pytest.raises(NotFound):
-        loop.submit(world.ports, "line", "2" * 64, "ann", "guess")
+        loop.submit(world.ports, "line", "2" * 64, "eve", "guess")
     with pytest.raises(NotFound):
-        loop.retrain(world.ports, "other", "ann", "now")
+        loop.retrain(world.ports, "other", "eve", "now")
     with pytest.raises(NotFound):
         loop.ask(world.ports, "line.2026-03-01.9", events.Cancelled, "ann", "no")
     assert world.runs == []
@@ -764,7 +764,7 @@ def test_an_event_that_cannot_be_true_changes_nothing(
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b'{"v":1,"kind":"Event","body":{"type":"approved"}}'])
 def test_bytes_that_are_no_event_are_put_aside_and_hold_nobody_up(world: World, body: bytes) -> None:
-    run = loop.retrain(world.ports, "line", "ann", "now")
+    run = loop.retrain(world.ports, "line", "eve", "now")
     world.bus.send("runs", [Message(id="poison", body=body, session=run)])
     world.pump()
     assert world.runs[-1].phase is Phase.AWAITING_APPROVAL
@@ -826,7 +826,7 @@ def test_long_names_reach_their_queues(worlds: Worlds) -> None:
     world = worlds(a_loop=a_loop, fleet=a_fleet(site))
     first = put_candidate(world.blobs, a_reference(), "bootstrap")
     loop.adopt(world.ports, name, first, "ann")
-    run = loop.submit(world.ports, name, put_candidate(world.blobs, a_reference(), "second"), "ann", "made by hand")
+    run = loop.submit(world.ports, name, put_candidate(world.blobs, a_reference(), "second"), "eve", "made by hand")
     world.pump()
     asked = world.store.get(name, f"approval/{run}")
     assert asked

@@ -149,9 +149,9 @@ def replay_quarantined(req: func.HttpRequest) -> func.HttpResponse:
     """Let a batch come in once more."""
     name, which = req.route_params["loop"], req.route_params["id"]
 
-    def change(ports: Ports, by: str, asked: people.Asked) -> dict[str, str]:
+    def change(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
         ports.configs.loop(name)
-        return {"batch": quarantine.replay(ports, name, which, by, asked.reason)}
+        return {"batch": quarantine.replay(ports, name, which, by.name, asked.reason)}
 
     return people.operate(req, change)
 

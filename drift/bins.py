@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import Any
 
@@ -20,7 +20,6 @@ OTHER, UNSEEN, MISSING = -3, -2, -1
 no value."""
 
 EXTRA = 3
-BLOCK = 32_768
 TAIL_STEPS = 1024
 """How far values lie beyond the training range is summed in 1/1024 of the column's scale, so that it adds exactly."""
 
@@ -28,157 +27,6 @@ TAIL_LIMIT = float(2**31 - 1)
 _GUARDS = (0.001, 0.999)
 _SAMPLE = 1 << 18
 _KNOWN = 10_000
-
-
-class Grid:
-    """Finds the bin of each value: a grid gives a first guess at or below it, and the edges make it exact.
-
-    `edges` are ascending, [k]; value x is in bin i where edges[i-1] <= x < edges[i]: k + 1 bins, the outer two open.
-    """
-
-    __slots__ = ("cells", "edges", "firsts", "start", "steps")
-
-    def __init__(self, edges: NDArray[np.float64]) -> None:
-        self.cells, most = _best_cells(edges)
-        start = _start(self.cells, edges)
-        self.start = start.astype(np.uint8 if len(edges) < 256 else np.intp)
-        few = most <= _SIDE_BY_SIDE
-        self.steps = () if few else _halves(most)
-        self.edges = np.concatenate((edges, np.full(2 << most.bit_length(), np.nan)))
-        self.firsts = tuple(self.edges[start + i] for i in range(most)) if few else ()
-
-    def find(self, x: NDArray[np.float64]) -> NDArray[Any]:
-        """The bin of each value, as uint8 for fewer than 256 edges; NaN goes to bin 0.
-
-        >>> Grid(np.array([1.0, 2.0, 2.5])).find(np.array([0.0, 1.0, 2.2, 9.0, np.nan])).tolist()
-        [0, 1, 2, 3, 0]
-        """
-        cell = self.cells.of(x)
-        found: NDArray[Any] = self.start.take(cell)
-        edge, _ = _room(len(x))
-        for first in self.firsts:  # the next edge may lie in a later cell: then no value of this one reaches it
-            first.take(cell, out=edge, mode="clip")
-            np.add(found, (x >= edge).view(np.uint8), out=found)
-        for step in self.steps:
-            above = x >= self.edges.take(found.astype(np.intp) + (step - 1))
-            np.add(found, above.view(np.uint8) * np.uint8(step), out=found)
-        return found
-
-
-class _Room(threading.local):
-    """Two arrays that are written again and again: new memory for each block would cost more than the arithmetic."""
-
-    values: NDArray[np.float64] = np.empty(0)
-    cells: NDArray[np.intp] = np.empty(0, np.intp)
-
-
-_ROOM = _Room()
-
-
-def _room(n: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """The room of this thread, for n values."""
-    if len(_ROOM.values) < n:
-        _ROOM.values, _ROOM.cells = np.empty(n), np.empty(n, np.intp)
-    return _ROOM.values[:n], _ROOM.cells[:n]
-
-
-_SIDE_BY_SIDE = 3
-"""So many edges in a cell are looked at one by one; of more, halves are taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Even:
-    """Cells of one width from `low` on, `scale` to the unit: the same arithmetic for edges as for values."""
-
-    low: float
-    scale: float
-    number: int
-
-    def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The cell of each value, 0 for NaN; until the next call of this thread."""
-        place, cell = _room(len(x))
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(x, self.low, out=place)
-            place *= self.scale
-        np.fmax(place, 0.0, out=place)
-        np.fmin(place, self.number - 1.0, out=place)
-        np.copyto(cell, place, casting="unsafe")
-        return cell
-
-
-@dataclass(frozen=True, slots=True)
-class _Octaves:
-    """Cells of one width in the exponent and the first bits of the mantissa, for each sign: for heavy tails. Magnitudes
-    below `low` share the innermost cell."""
-
-    shift: int
-    low: int
-    half: int
-
-    @property
-    def number(self) -> int:
-        return 2 * self.half
-
-    def of(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The cell of each value, 0 for NaN; until the next call of this thread."""
-        place, cell = _room(len(x))
-        bits = np.add(x, 0.0, out=place).view(np.int64)  # -0.0 is 0.0
-        np.bitwise_and(bits, _MAGNITUDE, out=cell)
-        nan = cell > _INFINITE if cell.max(initial=0) > _INFINITE else None
-        cell >>= np.int64(self.shift)
-        cell -= np.int64(self.low)
-        np.clip(cell, 0, self.half - 1, out=cell)
-        bits >>= np.int64(63)
-        cell ^= bits
-        cell += np.int64(self.half)
-        if nan is not None:
-            cell[nan] = 0
-        return cell
-
-
-_MAGNITUDE, _INFINITE = np.int64(2**63 - 1), np.int64(0x7FF << 52)
-
-
-def _best_cells(edges: NDArray[np.float64]) -> tuple[_Even | _Octaves, int]:
-    """(the cells with the fewest edges in one, so many): octaves only where even ones are too coarse."""
-    even, most = _best_even(edges)
-    keys = np.abs(edges[edges != 0.0]).view(np.int64)
-    best: _Even | _Octaves = even
-    for shift in (48, 46, 44) if most > 1 and len(keys) else ():
-        low, top = int(keys.min() >> shift) - 1, int(keys.max() >> shift) + 1
-        low = max(low, top - 8191)
-        cells = _Octaves(shift, low, top - low + 1)
-        if (found := _crowd(cells, edges)) < most:
-            best, most = cells, found
-    return best, most
-
-
-def _best_even(edges: NDArray[np.float64]) -> tuple[_Even, int]:
-    """(the smallest even cells with the fewest edges in one, so many); far tails may share a cell."""
-    best, most = _Even(0.0, 0.0, 1), len(edges)
-    for trim in (0, 2, 4):
-        core = edges[trim : len(edges) - trim]
-        if len(core) < 2 or not 0.0 < float(core[-1]) - float(core[0]) < 1e300:
-            continue
-        for number in (1024, 4096, 16384):
-            cells = _Even(float(core[0]), number / (float(core[-1]) - float(core[0])), number)
-            if np.isfinite(cells.scale) and (found := _crowd(cells, edges)) < most:
-                best, most = cells, found
-    return best, most
-
-
-def _crowd(cells: _Even | _Octaves, edges: NDArray[np.float64]) -> int:
-    return int(np.bincount(cells.of(edges)).max())
-
-
-def _start(cells: _Even | _Octaves, edges: NDArray[np.float64]) -> NDArray[np.intp]:
-    """How many edges lie in the cells before each."""
-    return np.searchsorted(cells.of(edges), np.arange(cells.number))
-
-
-def _halves(most: int) -> tuple[int, ...]:
-    """The steps that find one of up to `most` edges."""
-    return tuple(1 << b for b in reversed(range(most.bit_length())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,10 +52,6 @@ class Column:
         return len(self.edges) + 1 if self.kind == "number" else len(self.categories)
 
     @cached_property
-    def _grid(self) -> Grid:
-        return Grid(self.edges)
-
-    @cached_property
     def _places(self) -> dict[str | None, int]:
         places: dict[str | None, int] = dict.fromkeys(self.known or (), OTHER)
         places.update({name: i for i, name in enumerate(self.categories)})
@@ -224,8 +68,7 @@ class Column:
             found = np.fromiter(map(self._places.get, values, repeat(self._stranger)), np.intp, len(values))
             return np.where(found < 0, found + width, found)
         x = np.asarray(values, dtype=np.float64)
-        parts = [self._grid.find(x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
-        found = np.concatenate(parts).astype(np.intp) if parts else np.zeros(0, np.intp)
+        found = np.searchsorted(self.edges, x, side="right")
         found[np.isnan(x)] = width + MISSING
         return found
 
@@ -236,78 +79,244 @@ class Column:
             for value, n in Counter(values).items():
                 counts[self._places.get(value, self._stranger)] += n
             return counts, (0, 0), 0
-        below = above = outside = 0
-        x = np.asarray(values)
-        for i in range(0, len(x), BLOCK):  # small enough to stay in the cache
-            block = x[i : i + BLOCK].astype(np.float64, copy=False)
-            found = np.bincount(self._grid.find(block), minlength=width)
-            with np.errstate(over="ignore", invalid="ignore"):
-                any_missing = np.isnan(block.sum())
-            if any_missing:
-                missing = int(np.count_nonzero(np.isnan(block)))
-                found[0] -= missing
-                found[MISSING] += missing
-            counts += found
-            if found[0] or found[len(self.edges)]:
-                below += self._excess(-block, -self.edges[0])
-                above += self._excess(block, self.edges[-1])
-            outside += self._outside(block)
-        return counts, (below, above), outside
+        many, tails, outside = stack((self,), width).count([values])
+        return many[0], (int(tails[0, 0]), int(tails[0, 1])), int(outside[0])
 
-    def _excess(self, x: NDArray[np.float64], end: float) -> int:
-        with np.errstate(over="ignore", invalid="ignore"):
-            steps = (x[x > end] - end) * (TAIL_STEPS / self.scale)
-        return int(np.fmin(np.rint(steps), TAIL_LIMIT).astype(np.int64).sum())
 
-    def _outside(self, x: NDArray[np.float64]) -> int:
-        low = 0 if self.low is None else int(np.count_nonzero(x < self.low))
-        return low + (0 if self.high is None else int(np.count_nonzero(x > self.high)))
+BLOCK = 65_536
+"""So many values are counted in one go: few enough to stay in the cache, enough for the calls to cost little."""
+
+_ROWS = 16_384
+"""Of one column in a block, at least, where there are as many: its table stays in the cache."""
+
+
+_AT_ONCE = 8192
+"""Values compared: their arrays are then small enough for memory that is at hand."""
 
 
 class Stack:
-    """Number columns counted together: for a few rows, where the calls cost more than the values.
+    """Number columns counted together, exactly.
 
-    What it finds is what each column's `count` finds.
+    Each column has a ruler: cells, of which no value is ever in a higher one than a larger value. A table says the slot
+    of each cell, where that is the same for all values in it. What is left are the values of cells with an edge, beyond
+    the edges, or missing: those few are compared with the edges.
     """
 
-    FEW = 2048
-    """Rows from which on counting column by column is faster, because then one column's grid stays in the cache."""
-
     def __init__(self, columns: Sequence[Column], width: int) -> None:
-        even = [_best_even(c.edges) for c in columns]
-        grids = [cells for cells, _ in even]
-        self._width = width
-        self._low = np.array([[g.low] for g in grids])
-        self._grid_scale = np.array([[g.scale] for g in grids])
-        self._last = np.array([[g.number - 1.0] for g in grids])
-        self._cell = np.cumsum([[0], *([g.number] for g in grids[:-1])], axis=0)
-        self._start = np.concatenate([_start(g, c.edges) for g, c in zip(grids, columns, strict=True)])
-        self._steps = _halves(max(most for _, most in even))
-        padding = np.full(2 * self._steps[0], np.nan)
-        padded = [np.concatenate((c.edges, padding)) for c in columns]
-        self._edges = np.concatenate(padded)
-        self._edge = np.cumsum([[0], *([len(e)] for e in padded[:-1])], axis=0)
-        self._slot = np.arange(len(columns))[:, None] * width
-        self._ends = np.array([[c.edges[0], c.edges[-1]] for c in columns]).T[:, :, None]
-        self._scale = np.array([[TAIL_STEPS / c.scale] for c in columns])
-        self._bounds = np.array([[_or(c.low, -np.inf), _or(c.high, np.inf)] for c in columns]).T[:, :, None]
+        self._width, self._unsure = width, len(columns) * width
+        self._last = last = (1 << (_CELLS * width).bit_length()) - 1
+        self._rulers = [_ruler(c.edges, last) for c in columns]
+        self._bent = [i for i, ruler in enumerate(self._rulers) if ruler.fine]
+        self._centre, self._scale = np.array([[r.centre, r.scale] for r in self._rulers]).T[:, :, None]
+        cells = [ruler.cell(c.edges) for ruler, c in zip(self._rulers, columns, strict=True)]
+        self._steps = _halves(max(int(np.bincount(found).max()) for found in cells))
+        self._stride = width + 2 * self._steps[0]
+        self._edges = np.full((len(columns), self._stride), np.nan)
+        self._starts = np.empty((len(columns), last + 1), np.intp)
+        self._tables = np.empty((len(columns), last + 1), np.min_scalar_type(self._unsure))
+        self._bounds = np.array([[_or(c.low, -np.inf), _or(c.high, np.inf)] for c in columns]).T
+        self._bounded = bool(np.isfinite(self._bounds).any())
+        self._ends = np.array([[c.edges[0], c.edges[-1]] for c in columns]).T
+        self._unit = np.array([TAIL_STEPS / c.scale for c in columns])
+        for i, (ruler, found) in enumerate(zip(self._rulers, cells, strict=True)):
+            self._edges[i, : len(found)] = columns[i].edges
+            below = np.repeat(np.arange(len(found) + 1), np.diff(found, prepend=-1, append=last))
+            self._starts[i] = below + i * self._stride
+            table = self._tables[i]
+            table[:] = below + i * width
+            low, high = ruler.cell(self._bounds[:, i])
+            table[found] = table[: max(found[0], low) + 1] = table[min(found[-1], high) :] = self._unsure
+            table[0] = (i + 1) * width + MISSING
 
-    def count(self, x: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Of values [columns, n]: counts [columns, width], excess [columns, 2] and outside [columns]."""
-        missing = np.isnan(x)
+    def count(self, values: Sequence[NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of one array [n] a column: counts [columns, width], how far values lie below and above the training range
+        in scale/1024 [columns, 2], and how many are out of the plausible range [columns]."""
+        columns, n = len(self._rulers), len(values[0])
+        made = _Counted(
+            np.zeros(self._unsure + 1, np.int64), np.zeros((columns, 2), np.int64), np.zeros(columns, np.int64)
+        )
+        rows = max(1, min(n, max(_ROWS, BLOCK // columns)))
+        wide = BLOCK // rows
         with np.errstate(over="ignore", invalid="ignore"):
-            place = np.clip((x - self._low) * self._grid_scale, 0.0, self._last)
-            place[np.isnan(place)] = 0.0
-            found = self._start.take(place.astype(np.intp) + self._cell)
-            for step in self._steps:
-                found += step * (x >= self._edges.take(found + (self._edge + (step - 1))))
-            found[missing] = self._width + MISSING
-            counts = np.bincount((found + self._slot).ravel(), minlength=len(x) * self._width)
-            beyond = np.stack((self._ends[0] - x, x - self._ends[1]))
-            steps = np.where(beyond > 0.0, np.fmin(np.rint(beyond * self._scale), TAIL_LIMIT), 0.0)
-        excess = steps.astype(np.int64).sum(axis=2).T
-        outside = np.count_nonzero((x < self._bounds[0]) | (x > self._bounds[1]), axis=1)
-        return counts.reshape(len(x), self._width), excess, outside
+            for a in range(0, columns, wide):
+                for start in range(0, n, rows):
+                    self._look_up([v[start : start + rows] for v in values[a : a + wide]], a, made)
+            self._compare(made)
+        return made.slots[:-1].reshape(columns, self._width), made.excess, made.outside
+
+    def _look_up(self, block: list[NDArray[Any]], a: int, made: _Counted) -> None:
+        """Count the columns from `a` on by their tables, and put by what the tables do not know."""
+        shape = len(block), len(block[0])
+        x, place, cell = _room(shape)
+        np.concatenate(block, out=x.reshape(-1), casting="unsafe")
+        np.subtract(x, self._centre[a : a + shape[0]], out=place)
+        for i in self._bent:
+            if a <= i < a + shape[0]:
+                place[i - a] = self._rulers[i].bend(place[i - a])
+        place *= self._scale[a : a + shape[0]]
+        np.clip(place, 1.0, self._last, out=place)
+        np.copyto(cell, place, casting="unsafe")  # what is missing becomes 0 or the least of all numbers
+        slot = np.empty(shape, self._tables.dtype)
+        for table, of, to in zip(self._tables[a:], cell, slot, strict=False):
+            table.take(of, mode="clip", out=to)
+        found = np.bincount(slot.ravel())
+        made.slots[: len(found)] += found
+        if len(found) <= self._unsure:
+            return
+        unsure = np.flatnonzero(slot == self._unsure)
+        made.left.append((unsure // shape[1] + a, x.take(unsure), place.take(unsure)))
+        if sum(len(values) for _, values, _ in made.left) > BLOCK:
+            self._compare(made)
+
+    def _compare(self, made: _Counted) -> None:
+        """Count what was put by."""
+        parts = [np.concatenate(part) for part in zip(*made.left, strict=True)]
+        made.left.clear()
+        for i in range(0, len(parts[0]) if parts else 0, _AT_ONCE):
+            self._compare_few(made, *(part[i : i + _AT_ONCE] for part in parts))
+
+    def _compare_few(
+        self, made: _Counted, column: NDArray[np.intp], x: NDArray[np.float64], place: NDArray[np.float64]
+    ) -> None:
+        found = self._starts.take(place.astype(np.intp) + column * (self._last + 1))
+        edges = self._edges.ravel()
+        for step in self._steps:
+            found += step * (x >= edges.take(found + (step - 1)))
+        found -= column * (self._stride - self._width)
+        made.slots += np.bincount(found, minlength=len(made.slots))
+        below, above = self._ends[0].take(column) - x, x - self._ends[1].take(column)
+        beyond = np.fmax(below, above)
+        which = np.flatnonzero(beyond > 0.0)
+        side = column[which] * 2 + (above[which] > 0.0)
+        steps = np.fmin(np.rint(beyond[which] * self._unit[column[which]]), TAIL_LIMIT)
+        excess = np.bincount(side, steps, made.excess.size)  # of whole numbers, and below 2^53: exact
+        made.excess += excess.astype(np.int64).reshape(-1, 2)
+        if self._bounded:
+            out = (x < self._bounds[0].take(column)) | (x > self._bounds[1].take(column))
+            made.outside += np.bincount(column[out], minlength=len(made.outside))
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What a Stack has found so far, and what it has yet to compare: columns, values, places."""
+
+    slots: NDArray[np.int64]
+    excess: NDArray[np.int64]
+    outside: NDArray[np.int64]
+    left: list[tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+
+
+class _Room(threading.local):
+    """Arrays that are written again and again: new memory for each block would cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.arrays = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, np.intp)
+
+
+_ROOM = _Room()
+
+
+def _room(shape: tuple[int, int]) -> list[NDArray[Any]]:
+    return [a[: shape[0] * shape[1]].reshape(shape) for a in _ROOM.arrays]
+
+
+@lru_cache(maxsize=64)
+def stack(columns: tuple[Column, ...], width: int) -> Stack:
+    """Made once for the same columns."""
+    return Stack(columns, width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """Where values lie: the cell is the whole part of `bend(x - centre) * scale`, from 1 to `last`; the outer two are
+    open, and 0 is for none. With `fine` the cells widen from the centre on, for heavy tails."""
+
+    last: int
+    centre: float = 0.0
+    scale: float = 1.0
+    fine: float = 0.0
+    low: float = 0.0
+
+    def bend(self, gap: NDArray[np.float64]) -> NDArray[np.float64]:
+        """About the logarithm of 1 + |gap| * fine, with the sign of the gap: the bits of a float, as a number."""
+        if not self.fine:
+            return gap
+        size = np.abs(gap)
+        size *= self.fine
+        size += 1.0
+        found = (size.view(np.int64) - _ONE).astype(np.float64)
+        np.copysign(found, gap, out=found)
+        found -= self.low
+        np.copyto(found, np.nan, where=np.isnan(gap))
+        return found
+
+    def place(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.bend(x - self.centre) * self.scale
+
+    def cell(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.clip(self.place(x), 1.0, self.last).astype(np.intp)
+
+
+_ONE = np.float64(1.0).view(np.int64)
+_CELLS = 32
+"""For each bin, at least."""
+
+_ENOUGH = 0.05
+"""A ruler that leaves fewer values to be compared is taken at once."""
+
+
+def _ruler(edges: NDArray[np.float64], last: int) -> _Ruler:
+    """The ruler that leaves the fewest values to be compared: even cells, or else such as widen."""
+    best, least = _Ruler(last), 1.0
+    for made in (_even, _both_ways, _upwards):
+        for trim in (1, 0, 2):
+            core = edges[trim : len(edges) - trim]
+            if len(core) > 1:
+                with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                    ruler = made(core, last)
+                    share = _left(ruler, edges)
+                if share < least:
+                    best, least = ruler, share
+                if least < _ENOUGH:
+                    return best
+    return best
+
+
+def _even(core: NDArray[np.float64], last: int) -> _Ruler:
+    scale = (last - 3) / (core[-1] - core[0])
+    low = core[0] - 2 / scale
+    return _Ruler(last, float(low), float(scale)) if np.isfinite(low) and 0 < scale < np.inf else _Ruler(last)
+
+
+def _both_ways(core: NDArray[np.float64], last: int) -> _Ruler:
+    return _widening(core, last, float(core[len(core) // 2]))
+
+
+def _upwards(core: NDArray[np.float64], last: int) -> _Ruler:
+    return _widening(core, last, float(core[0]))
+
+
+def _widening(core: NDArray[np.float64], last: int, centre: float) -> _Ruler:
+    fine = 1 / max(float(np.quantile(np.diff(core), 0.1)), 1e-300)
+    low, high = _Ruler(last, centre, 1.0, fine).bend(core[[0, -1]] - centre).tolist()
+    scale = (last - 3) / max(high - low, 1.0)
+    return _Ruler(last, centre, scale, fine, low - 2 / scale)
+
+
+def _left(ruler: _Ruler, edges: NDArray[np.float64]) -> float:
+    """The share of values in cells with an edge or open, about: each bin has as many, but the guards."""
+    place = np.nan_to_num(ruler.place(edges))
+    share = np.clip(np.arange(len(edges)) - 1.0, 0.0, len(edges) - 3.0) / max(len(edges) - 3, 1)
+    cells = np.unique(ruler.cell(edges))
+    cells = cells[(cells > 1) & (cells < ruler.last)]
+    inner = np.interp(cells + 1.0, place, share) - np.interp(cells, place, share)
+    return float(inner.sum() + np.interp(2.0, place, share) + 1.0 - np.interp(ruler.last, place, share))
+
+
+def _halves(most: int) -> tuple[int, ...]:
+    """The steps that find one of up to `most` edges."""
+    return tuple(1 << b for b in reversed(range(most.bit_length())))
 
 
 def _or(bound: float | None, otherwise: float) -> float:

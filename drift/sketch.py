@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drift import binary
-from drift.bins import Column, Stack
+from drift.bins import Column, stack
 from drift.telemetry import Rows
 
 _KIND = b"DLS1"
@@ -108,17 +108,9 @@ def sketch(rows: Rows, bins: Bins) -> Sketch:
     counts, tails, outside = (np.zeros(s, np.int64) for s in ((n, bins.width), (n, 2), (n,)))
     values = [rows.score if c.name == "score" else rows.columns[c.name] for c in bins.columns]
     numbers = [i for i, c in enumerate(bins.columns) if c.kind == "number"]
-    if len(rows) < Stack.FEW:
-        x = np.array([values[i] for i in numbers], np.float64)
-        counts[numbers], tails[numbers], outside[numbers] = _stack(tuple(bins.columns), bins.width).count(x)
-        alone = [i for i, c in enumerate(bins.columns) if c.kind == "category"]
-    else:
-        alone = list(range(n))
-    for i in alone:
-        counts[i], tails[i], outside[i] = bins.columns[i].count(values[i], bins.width)
+    together = stack(tuple(bins.columns[i] for i in numbers), bins.width)
+    counts[numbers], tails[numbers], outside[numbers] = together.count([values[i] for i in numbers])
+    for i, column in enumerate(bins.columns):
+        if column.kind == "category":
+            counts[i], tails[i], outside[i] = column.count(values[i], bins.width)
     return Sketch(bins.version, counts, tails, outside)
-
-
-@lru_cache(maxsize=64)
-def _stack(columns: tuple[Column, ...], width: int) -> Stack:
-    return Stack([c for c in columns if c.kind == "number"], width)

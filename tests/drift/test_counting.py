@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drift import binary
-from drift.bins import EXTRA, MISSING, OTHER, UNSEEN, Grid, Stack, of_categories, of_numbers
+from drift.bins import EXTRA, MISSING, OTHER, TAIL_LIMIT, TAIL_STEPS, UNSEEN, Column, Stack, of_categories, of_numbers
 from drift.reference import Reference
 from drift.sketch import OtherReference, Sketch, sketch
 from drift.telemetry import Batch, Feature, Refusal, Rows, Schema, Serving
@@ -45,13 +45,64 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 anything = st.floats(width=64)
 
 
-@given(st.lists(finite, min_size=1, max_size=130, unique=True), st.lists(anything, max_size=300))
-def test_the_grid_finds_the_same_bin_as_a_binary_search(edges: list[float], values: list[float]) -> None:
-    cuts = np.sort(np.array(edges) + 0.0)
-    x = np.array(values + edges)
-    exact = np.searchsorted(cuts, x, side="right")
-    exact[np.isnan(x)] = 0
-    assert Grid(cuts).find(x).tolist() == exact.tolist()
+def one_by_one(column: Column, values: list[float], width: int) -> tuple[list[int], list[int], int]:
+    """What counting finds, with nothing but the edges."""
+    counts, tails, outside = [0] * width, [0, 0], 0
+    low, high = column.edges[0], column.edges[-1]
+    with np.errstate(over="ignore"):
+        for x in np.asarray(values, np.float64):
+            counts[MISSING if np.isnan(x) else int((x >= column.edges).sum())] += 1
+            beyond = np.array([low - x, x - high])
+            steps = np.fmin(np.rint(beyond * (TAIL_STEPS / column.scale)), TAIL_LIMIT)
+            tails = [t + int(s) if b > 0 else t for t, s, b in zip(tails, steps, beyond, strict=True)]
+            outside += bool(column.low is not None and x < column.low) + bool(
+                column.high is not None and x > column.high
+            )
+    return counts, tails, outside
+
+
+@given(
+    st.lists(st.lists(finite, min_size=1, max_size=130, unique=True), min_size=1, max_size=3),
+    st.lists(anything, max_size=200),
+    st.none() | finite,
+    st.floats(1e-9, 1e9),
+)
+def test_columns_counted_together_count_each_value_by_the_edges_alone(
+    edges: list[list[float]], values: list[float], bound: float | None, scale: float
+) -> None:
+    width = 131 + EXTRA
+    columns = [Column("x", "number", np.sort(np.array(e) + 0.0), scale, low=bound, high=bound) for e in edges]
+    rows = [np.array(values + [v for e in edges for v in e])] * len(columns)
+    counts, tails, outside = Stack(columns, width).count(rows)
+    for i, column in enumerate(columns):
+        expected = one_by_one(column, rows[i].tolist(), width)
+        assert (counts[i].tolist(), tails[i].tolist(), outside[i]) == expected
+        assert (np.bincount(column.slots(rows[i], width), minlength=width) == counts[i]).all()
+
+
+SHAPES = {
+    "normal": lambda r, n: r.normal(20, 5, n),
+    "whole": lambda r, n: r.integers(0, 40, n),
+    "rain": lambda r, n: np.where(r.random(n) < 0.6, 0.0, r.lognormal(size=n)),
+    "heavy": lambda r, n: r.standard_cauchy(n),
+    "skewed": lambda r, n: r.lognormal(0, 3, n),
+    "clock": lambda r, n: 1.7e9 + r.random(n),
+    "tiny": lambda r, n: r.normal(size=n) * 1e-290,
+    "huge": lambda r, n: r.normal(size=n) * 1e150,
+    "constant": lambda r, n: np.full(n, 7.0),
+}
+
+
+def test_many_rows_of_columns_of_all_shapes_are_counted_by_the_edges_alone() -> None:
+    rng, n, bins = np.random.default_rng(3), 20_000, 128
+    with np.errstate(over="ignore"):
+        columns = [of_numbers(s, np.asarray(make(rng, 5000), float), bins) for s, make in SHAPES.items()]
+    rows = [np.where(rng.random(n) < 0.02, np.nan, make(rng, n)) for make in SHAPES.values()]
+    rows[0][:4] = np.inf, -np.inf, -0.0, np.frombuffer(b"\x34\x12\0\0\0\0\xf8\xff")[0]  # a NaN with a payload
+    counts, _, _ = Stack(columns, bins + EXTRA).count(rows)
+    for found, column, x in zip(counts, columns, rows, strict=True):
+        expected = np.bincount(column.slots(x, bins + EXTRA), minlength=bins + EXTRA)
+        assert found.tolist() == expected.tolist(), column.name
 
 
 @given(st.lists(st.floats(allow_infinity=False, width=32), min_size=1, max_size=200), st.integers(8, 128))
@@ -73,24 +124,6 @@ def test_a_heavy_value_has_a_bin_of_its_own(bins: int) -> None:
     column = of_numbers("rain", x, bins)
     counts, _, _ = column.count(x, bins + EXTRA)
     assert int((x == 0.0).sum()) in counts.tolist()
-
-
-@given(
-    st.lists(st.lists(finite, min_size=1, max_size=80), min_size=1, max_size=4),
-    st.lists(anything, max_size=40),
-    st.integers(8, 128),
-)
-def test_columns_counted_together_count_as_each_alone(
-    training: list[list[float]], values: list[float], bins: int
-) -> None:
-    with np.errstate(over="ignore"):
-        columns = [of_numbers("x", np.array(t), bins, low=-1.0, high=None) for t in training]
-    x = np.array([np.roll(values, i) for i in range(len(columns))])
-    width = bins + EXTRA
-    counts, tails, outside = Stack(columns, width).count(x)
-    for i, column in enumerate(columns):
-        alone = column.count(x[i], width)
-        assert (counts[i].tolist(), tuple(tails[i]), outside[i]) == (alone[0].tolist(), alone[1], alone[2])
 
 
 def test_float32_and_float64_columns_count_alike() -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "retrain": "begin a run now",
     "cancel": "stop a run",
     "quarantine": "what was not counted, and why",
+    "audit": "who decided what: the audit trail, and whether it is whole",
     "doctor": "what is wrong with an installation",
     "assess": "how far one table is from another",
     "backtest": "what the loop would have said and done on a table",

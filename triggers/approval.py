@@ -131,9 +131,10 @@ def entry(request: Request, answer: Answer | Consent, rules: Approval, now: date
     people, groups = approvers(request, rules, now)
     mine = [name for name in (answer.by, answer.id) if name]
     mine += [who for who, accounts in rules.accounts.items() if set(mine) & set(accounts)]
-    in_groups = [answer.entry] if isinstance(answer, Consent) else [f"group {g}" for g in sorted(answer.groups)]
-    listed = {*people, *(f"group {g}" for g in groups)}
-    return next((name for name in (*mine, *in_groups) if name in listed), "")
+    if named := next((name for name in mine if name in people), ""):
+        return named
+    mine = [answer.entry] if isinstance(answer, Consent) else [f"group {g}" for g in sorted(answer.groups)]
+    return next((name for name in mine if name in {f"group {g}" for g in groups}), "")
 
 
 def approvers(request: Request, rules: Approval, now: datetime) -> tuple[tuple[str, ...], tuple[str, ...]]:

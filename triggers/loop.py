@@ -73,7 +73,15 @@ def check(ports: Ports, loop_name: str) -> Checked:
         flush(ports, checked.run)
     if checked.decision.maintenance:
         tell_maintenance(ports, loop_name)
+    _anchor(ports, loop_name)
     return checked
+
+
+def _anchor(ports: Ports, loop_name: str) -> None:
+    """Keep where the audit trail ends apart from it, once for each check: a blob's name says it all."""
+    end = head(ports, loop_name)
+    if end.audit:
+        ports.blobs.put(f"anchors/{loop_name}/{ports.clock.now():%Y-%m-%d}/{end.audit:012}-{end.audit_hash}", b"")
 
 
 def _check(ports: Ports, loop_name: str) -> Checked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -247,9 +247,15 @@ def chain(entry: AuditEntry) -> str:
     return codec.digest(codec.encode(msgspec.structs.replace(entry, hash="")))
 
 
-def verify(entries: Iterable[AuditEntry], head: Head | None = None) -> str:
-    """What is wrong with a chain, at its first broken link; empty where it holds. A cut-off end shows by the head."""
-    last, previous = 0, ""
+def verify(
+    entries: Iterable[AuditEntry], head: tuple[int, str] | None = None, anchors: Mapping[int, str] | None = None
+) -> str:
+    """What is wrong with a chain, at its first broken link; empty where it holds.
+
+    A cut-off end shows by the head (number and hash of the newest entry), and, where that was cut too, by anchors:
+    heads of earlier days, kept elsewhere.
+    """
+    last, previous, anchored = 0, "", dict(anchors or {})
     for entry in entries:
         if entry.seq != last + 1:
             return f"entry {last + 1} is not there, but {entry.seq}"
@@ -257,9 +263,13 @@ def verify(entries: Iterable[AuditEntry], head: Head | None = None) -> str:
             return f"entry {entry.seq} does not follow entry {last}"
         if entry.hash != chain(entry):
             return f"entry {entry.seq} is not what was written"
+        if anchored.pop(entry.seq, entry.hash) != entry.hash:
+            return f"entry {entry.seq} is not the one that was anchored"
         last, previous = entry.seq, entry.hash
-    if head is not None and (head.audit, head.audit_hash) != (last, previous):
-        return f"the chain ends with entry {last}, not with entry {head.audit} as the head says"
+    if anchored:
+        return f"entry {max(anchored)} was anchored and is not there: the chain ends with entry {last}"
+    if head is not None and head != (last, previous):
+        return f"the chain ends with entry {last}, not with entry {head[0]} as the head says"
     return ""
 
 

@@ -238,10 +238,20 @@ class Story(View, frozen=True, kw_only=True):
     sentences: list[Sentence]
 
 
+class Anchor(View, frozen=True, kw_only=True):
+    """Where the chain ended on some day, as it was kept apart from it."""
+
+    day: str
+    seq: int
+    hash: str
+
+
 class Audit(View, frozen=True, kw_only=True):
-    """Links of the chain after `after`; `head` is the newest link's number and hash."""
+    """Links of the chain after `after`; `head` is the newest link's number and hash. `anchors`: only with its
+    beginning."""
 
     loop: str
+    anchors: list[Anchor]
     entries: list[AuditEntry]
     next: int | None
     head: int
@@ -698,7 +708,13 @@ def audit(ports: Ports, name: str, after: int, limit: int) -> Audit:
     records = ports.store.scan(name, "audit/", f"audit/{after:012}", limit)
     entries = [codec.decode(r.value, AuditEntry) for r in records]
     more = entries[-1].seq if entries and entries[-1].seq < head.audit else None
-    return Audit(loop=name, entries=entries, next=more, head=head.audit, head_hash=head.audit_hash)
+    anchors = [] if after else _anchors(ports, f"anchors/{name}/")
+    return Audit(loop=name, entries=entries, next=more, head=head.audit, head_hash=head.audit_hash, anchors=anchors)
+
+
+def _anchors(ports: Ports, prefix: str) -> list[Anchor]:
+    parts = [name[len(prefix) :].replace("/", "-").rsplit("-", 2) for name in sorted(ports.blobs.names(prefix))]
+    return [Anchor(day=day, seq=int(seq), hash=digest) for day, seq, digest in parts]
 
 
 def _last(found: list[Decision]) -> Decision | None:

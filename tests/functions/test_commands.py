@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from triggers import loop
+from triggers import codec, loop
+from triggers.ports import Delete
+from triggers.records import AuditEntry, LoopUnit
 
 
 @pytest.fixture(params=["state", "app"])
@@ -110,3 +112,28 @@ def test_where_there_is_no_app_the_command_says_so(
 ) -> None:
     assert main(words) in (1, 2)
     assert said in capsys.readouterr().err
+
+
+def test_the_audit_trail_is_shown_and_verified(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    assert "approval-asked" in told("audit", "show", "--run", run, *where)
+    found = json.loads(told("audit", "verify", "--json", *where))
+    assert (found["wrong"], found["anchors"] > 3) == ("", True)
+    assert f"holds, {found['entries']} entries" in told("audit", "verify", "--head", found["head"], *where)
+
+
+@pytest.mark.attack
+def test_a_trail_that_was_tampered_with_is_found_out(stage: Any, run: str, told: Callable[..., str]) -> None:
+    where = ("--state", str(stage.state))
+    head = json.loads(told("audit", "verify", "--json", *where))["head"]
+    newest = list(stage.ports.store.scan("flights", "audit/"))[-1]
+    stage.ports.store.commit("flights", [Delete(newest.key, newest.version)])
+    assert "not with entry" in told("audit", "verify", *where, status=1)
+    unit = LoopUnit(stage.ports.store, "flights", stage.ports.clock.now())
+    before = codec.decode(list(stage.ports.store.scan("flights", "audit/"))[-1].value, AuditEntry)
+    unit.set_head(audit=before.seq, audit_hash=before.hash)
+    unit.commit()
+    told("audit", "verify", *where)
+    assert "was anchored and is not there" in told("audit", "verify", "--head", head, *where, status=1)
+    assert "expected a number and a hash" in told("audit", "verify", "--head", "x", *where, status=2)

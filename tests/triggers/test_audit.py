@@ -12,17 +12,17 @@ from adapters.local.database import Database
 from adapters.local.store import SqliteStore
 from tests.triggers.samples import HOUR, NOW, replace
 from triggers import codec
-from triggers.records import AuditEntry, Head, LoopUnit, chain, verify
+from triggers.records import AuditEntry, LoopUnit, chain, verify
 
 
-def a_chain(length: int) -> tuple[list[AuditEntry], Head]:
+def a_chain(length: int) -> tuple[list[AuditEntry], tuple[int, str]]:
     entries: list[AuditEntry] = []
     for seq in range(1, length + 1):
         previous = entries[-1].hash if entries else ""
         at = NOW + seq * HOUR
         entry = AuditEntry(seq=seq, at=at, kind="held", subject="line", actor="ann", text=f"t{seq}", previous=previous)
         entries.append(replace(entry, hash=chain(entry)))
-    return entries, Head(audit=length, audit_hash=entries[-1].hash if entries else "")
+    return entries, (length, entries[-1].hash if entries else "")
 
 
 ENTRIES, HEAD = a_chain(6)
@@ -31,7 +31,7 @@ places = st.integers(0, 5)
 
 def test_a_chain_as_it_was_written_holds() -> None:
     assert verify(ENTRIES, HEAD) == ""
-    assert verify([], Head()) == ""
+    assert verify([], (0, "")) == ""
 
 
 @given(places)
@@ -64,6 +64,26 @@ def test_an_end_that_was_cut_off_is_found_by_the_head(left: int) -> None:
     assert verify(ENTRIES[:left], HEAD) == words
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize("left", range(6))
+def test_an_end_that_was_cut_off_with_its_head_is_found_by_an_anchor(left: int) -> None:
+    cut, head = ENTRIES[:left], (left, ENTRIES[left - 1].hash if left else "")
+    anchors = {2: ENTRIES[1].hash, 6: ENTRIES[5].hash}
+    assert verify(cut, head) == "", "without its defence, the anchors, the attack succeeds"
+    assert verify(cut, head, anchors) == f"entry 6 was anchored and is not there: the chain ends with entry {left}"
+
+
+@pytest.mark.attack
+def test_a_chain_that_was_written_anew_is_found_by_an_anchor() -> None:
+    forged, previous = [], ""
+    for entry in ENTRIES:
+        link = replace(entry, text="nothing happened", previous=previous)
+        forged.append(replace(link, hash=chain(link)))
+        previous = forged[-1].hash
+    assert verify(forged, (6, previous)) == "", "without its defence, the anchors, the attack succeeds"
+    assert verify(forged, (6, previous), {4: ENTRIES[3].hash}) == "entry 4 is not the one that was anchored"
+
+
 def test_what_is_wrong_is_said_at_the_first_broken_link() -> None:
     assert verify(ENTRIES[1:], HEAD) == "entry 1 is not there, but 2"
     assert verify([ENTRIES[0], replace(ENTRIES[1], text="else")]) == "entry 2 is not what was written"
@@ -81,6 +101,7 @@ def test_the_hashes_hold_after_the_store_and_the_codec(tmp_path: Path) -> None:
             unit.commit()
         entries = [codec.decode(r.value, AuditEntry) for r in store.scan("line", "audit/")]
         assert len(entries) == 6
-        assert verify(entries, LoopUnit(store, "line", NOW).head) == ""
+        head = LoopUnit(store, "line", NOW).head
+        assert verify(entries, (head.audit, head.audit_hash)) == ""
     finally:
         database.close()

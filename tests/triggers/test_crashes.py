@@ -98,7 +98,8 @@ def played(story: Story, faults: Faults) -> Iterator[World]:
 def end_of(world: World) -> dict[str, Any]:
     """All that matters in the end; not how often something was tried."""
     names = list(world.plants.all)
-    assert verify(loop.story(world.ports, "line"), loop.head(world.ports, "line")) == ""
+    end = loop.head(world.ports, "line")
+    assert verify(loop.story(world.ports, "line"), (end.audit, end.audit_hash)) == ""
     assert [q for q in ("runs", "effects", "deployments", "telemetry") if world.bus.dead_letters(q)] == []
     return {
         "runs": [replace(run, seen=frozenset()) for run in world.runs],

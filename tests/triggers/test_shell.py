@@ -48,7 +48,8 @@ def settled(world: World) -> None:
     """Nothing is left undone, and the trail holds."""
     assert world.waiting() == []
     assert [q for q in ("runs", "effects", "deployments", "telemetry") if world.bus.pending(q)] == []
-    assert verify(loop.story(world.ports, "line"), loop.head(world.ports, "line")) == ""
+    end = loop.head(world.ports, "line")
+    assert verify(loop.story(world.ports, "line"), (end.audit, end.audit_hash)) == ""
     again = loop.runs(world.ports, "line")
     loop.sweep(world.ports, "line")
     world.pump()

@@ -191,9 +191,9 @@ class Trainer:
 def put_candidate(blobs: FileBlobs, reference: bytes, name: str) -> str:
     """A candidate in the registry; returns its digest."""
     layer = codec.digest(reference)
-    manifest = msgspec.json.encode(
-        {"format": 1, "loop": "line", "files": {"reference.bin": {"sha256": layer}}, "lineage": {"run": name}}
-    )
+    said = {"format": 1, "loop": "line", "schema": {"version": "1"}, "task": "binary"}
+    lineage = {"run": name, "code": "c1", "environment": "python 3.11"}
+    manifest = msgspec.json.encode({**said, "files": {"reference.bin": {"sha256": layer}}, "lineage": lineage})
     digest = codec.digest(manifest)
     blobs.put(f"layers/{layer}", reference)
     blobs.put(f"candidates/{digest}/manifest.json", manifest)

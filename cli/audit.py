@@ -1,0 +1,80 @@
+"""`driftloop audit`: the audit trail of a loop, each entry chained to the one before it by its hash.
+
+`verify` computes the hashes anew, here, whoever stores the trail, and says the first broken link. That its end was not
+cut off shows by the head, by the anchors that the app keeps apart from it each day, and by --head, the number and hash
+that an earlier `verify` has printed. Exit status 1: it does not hold. Times are UTC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import msgspec
+
+from cli import app
+from triggers.errors import Refused
+from triggers.records import AuditEntry, verify
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("audit", help="the audit trail, and whether it is whole", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, summary in (("verify", "whether it is whole"), ("show", "its entries")):
+        action = actions.add_parser(name, help=summary)
+        action.add_argument("--loop", metavar="NAME", help="the loop's name (default: the only one)")
+        app.arguments(action)
+        if name == "verify":
+            action.add_argument("--head", metavar="N:HASH", help="where it ended when it was verified before")
+        else:
+            action.add_argument("--run", metavar="RUN", help="the entries of one run")
+
+
+def run(args: argparse.Namespace) -> int:
+    with app.connect(args) as here:
+        loop = here.loop(args.loop)
+        entries, first, last = _fetch(here, loop)
+    return _verify(args, loop, entries, first, last) if args.action == "verify" else _show(args, entries)
+
+
+def _fetch(here: app.App, loop: str) -> tuple[list[AuditEntry], dict[str, Any], dict[str, Any]]:
+    """The whole trail, and its first and last page; what was added while it was fetched is left out."""
+    first = page = here.get(f"loops/{loop}/audit")
+    found = list(page["entries"])
+    while page["next"] is not None:
+        page = here.get(f"loops/{loop}/audit", after=page["next"])
+        found += page["entries"]
+    entries = [msgspec.convert(entry, AuditEntry) for entry in found]
+    return [entry for entry in entries if entry.seq <= page["head"]], first, page
+
+
+def _verify(
+    args: argparse.Namespace, loop: str, entries: list[AuditEntry], first: dict[str, Any], last: dict[str, Any]
+) -> int:
+    anchors = {anchor["seq"]: anchor["hash"] for anchor in first["anchors"]}
+    if args.head:
+        number, _, digest = args.head.partition(":")
+        if not number.isdigit() or not digest:
+            raise Refused(f"--head {args.head}: expected a number and a hash, like 120:9f86d0...")
+        anchors[int(number)] = digest
+    wrong = verify(entries, (last["head"], last["head_hash"]), anchors)
+    head = f"{last['head']}:{last['head_hash']}"
+    if args.json:
+        found = {"loop": loop, "entries": len(entries), "anchors": len(anchors), "head": head, "wrong": wrong}
+        print(json.dumps(found))
+    elif wrong:
+        print(f"{loop}: the audit trail does not hold: {wrong}")
+    else:
+        print(f"{loop}: the audit trail holds, {len(entries):,} entries, {len(anchors):,} anchors, head {head}")
+    return 1 if wrong else 0
+
+
+def _show(args: argparse.Namespace, entries: list[AuditEntry]) -> int:
+    shown = [entry for entry in entries if not args.run or entry.subject == args.run]
+    if args.json:
+        print(msgspec.json.encode(shown).decode())
+        return 0
+    rows = ((str(e.seq), f"{e.at:%Y-%m-%d %H:%M}", e.kind, e.subject, e.actor, e.text) for e in shown)
+    app.show_table(("entry", "at", "kind", "of", "by", "what"), rows)
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from triggers.reading import Wrong
 bp = func.Blueprint()
 
 
+log = logging.getLogger("driftloop")
 _OURS = re.compile(r"/api/(approvals/[A-Za-z0-9._-]+|ui/)")
 """Where a login may lead on to."""
 
@@ -51,8 +53,12 @@ def session(req: func.HttpRequest) -> func.HttpResponse:
 
 
 def identify(req: func.HttpRequest) -> Person | None:
-    """Who sent this request; None where that is not proven."""
-    return host.ports().people.identify(req.headers)
+    """Who sent this request; None where that is not proven, or cannot be now."""
+    try:
+        return host.ports().people.identify(req.headers)
+    except Retry as problem:
+        log.warning("nobody can be identified by a token: %s", problem)
+        return None
 
 
 def seal(*about: str) -> str:

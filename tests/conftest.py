@@ -52,7 +52,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
     for pem in cert.cert_chain_pems:
         pem.write_to_path(made.cert, append=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REQUESTS_CA_BUNDLE", str(made.ca))
+        for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            patch.setenv(name, str(made.ca))
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         yield made
 

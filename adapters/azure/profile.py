@@ -9,7 +9,7 @@ from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
 from adapters.azure.monitor import MonitorLogs
-from adapters.azure.people import EasyAuthPeople
+from adapters.azure.people import EntraPeople
 from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
@@ -59,7 +59,7 @@ class Azure:
             executor=HttpExecutor(configs),
             notifier=Everywhere(TeamsNotifier(settings), StoreNotifier(store, clock)),
             signatures=signatures,
-            people=EasyAuthPeople(settings, lambda: self.keys.forms),
+            people=EntraPeople(settings, lambda: self.keys.forms),
             clock=clock,
             configs=configs,
             uploads=BlobUploads(settings, self.identity),

@@ -61,6 +61,9 @@ def words(value: str) -> frozenset[str]:
     return frozenset(word.strip() for word in value.split(",") if word.strip())
 
 
+NOBODY: frozenset[str] = frozenset()
+
+
 def workflow(value: str) -> str:
     """The URL of a Teams workflow; its query holds the secret."""
     parts = urlsplit(value)
@@ -217,6 +220,15 @@ class Settings:
     sign_in = Setting(
         "WEBSITE_AUTH_ENABLED", "App Service says here that its sign-in (Easy Auth) is in front of the app", yes, False
     )
+    tenant = Setting("TenantId", "the tenant whose people may sign in; needed where TokenAudience is set", guid, "")
+    audience = Setting(
+        "TokenAudience",
+        "the app's own id (and api:// address) for which bearer tokens are taken; empty: none is",
+        words,
+        NOBODY,
+        example="api://ID, ID",
+    )
+    authority = Setting("Authority", "who issues them", https, "https://login.microsoftonline.com")
     approve_roles = Setting(
         "ApproveRoles", "app roles or group ids whose people may approve", words, frozenset({"approve"})
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from adapters.azure.people import EasyAuthPeople
+from adapters.azure.people import EntraPeople
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings, table_of_settings
 from tools import settings as tool
@@ -76,8 +76,8 @@ def test_no_sdk_is_imported_before_a_port_is_used() -> None:
     assert out.stdout.strip() == "[] []"
 
 
-def people(**settings: str) -> EasyAuthPeople:
-    return EasyAuthPeople(Settings(settings), lambda: b"key")
+def people(**settings: str) -> EntraPeople:
+    return EntraPeople(Settings(settings), lambda: b"key")
 
 
 def principal(*claims: tuple[str, str], kind: str = "aad") -> dict[str, str]:

@@ -22,8 +22,8 @@ FOREIGN = {  # what the core may import beside the standard library, drift and i
     "drift/envelope.py": {"numpy", "msgspec", "pyarrow"},
     "triggers": {"numpy", "msgspec"},
     "triggers/reading.py": {"msgspec", "yaml"},
-    "triggers/config.py": {"msgspec", "cronsim"},
-    "triggers/rollout.py": {"msgspec", "cronsim"},
+    "triggers/config.py": {"msgspec", "cronsim", "dateutil"},
+    "triggers/windows.py": {"cronsim", "dateutil"},
 }
 
 

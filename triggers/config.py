@@ -34,6 +34,7 @@ Quarter = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):(00|15|30|45)$", exampl
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", examples=["delays", "line-3"])]
+Count = Positive | Annotated[str, Meta(pattern=r"^([1-9]\d?|100)%$", examples=["10%"])]
 Metric = Literal["auc", "log_loss", "rmse", "mae"]
 
 METRICS: dict[str, tuple[Metric, ...]] = {"binary": ("auc", "log_loss"), "regression": ("rmse", "mae")}
@@ -423,26 +424,42 @@ class Approval(Section, frozen=True, kw_only=True):
 class Rollout(Section, frozen=True, kw_only=True):
     """How a candidate reaches the sites.
 
-    rings: fleet.yaml's rings in the order of the rollout; default: as they first appear there
-    wave_size: sites updated together within a ring, never more than max_unavailable; default: as many as that
+    rings: in the order of the rollout, fleet.yaml's rings, or selectors of labels like region=eu,tier!=pilot; a site is
+        of the first that fits it; default: the rings as they first appear in fleet.yaml
+    wave_size: sites that are verified together, of a ring, or a share of the ring; default: as many as max_unavailable
     soak: a wave must have been well for so long before the next one
-    deadline: a site that has not shown itself well by then has failed; an offline one is deferred
-    max_unavailable: sites that may be down, updating or unknown at once
+    deadline: a site that was asked and has not shown itself well so long after its soak has failed, and an offline one
+        is no longer waited for
+    max_unavailable: sites that may be down, updating or unknown at once, or their share of the rollout's sites
+    max_concurrent: sites that may be updating at once; default: as many as max_unavailable
+    install: how long a site takes to start a candidate that has arrived
     max_failed: failed sites that are put up with before all are taken back
     minimum_requests: requests that the new candidate must have answered at a site
     max_error_rate: share of requests that may fail
     max_p95_ms: 95% of requests must be answered within so many milliseconds
+    consecutive_errors: so many batches in a row with too many errors fail a site, however few requests they tell of
+    max_score_drift: PSI, beyond chance, between a wave's scores and those that the candidate gave in training
+    max_metric_loss: how much worse than in its evaluation a candidate may do where labels have come
+    ask: a wave that is inconclusive at its deadline is paused; nobody goes on with it for so long, it is taken back
+    rollback_in_windows: true lets the way back, too, wait for the sites' windows; false: safety overrides them
     """
 
     rings: tuple[str, ...] = ()
-    wave_size: Positive | None = None
+    wave_size: Count | None = None
     soak: Duration = "1d"
     deadline: Duration = "3d"
-    max_unavailable: Positive = 1
+    max_unavailable: Count = 1
+    max_concurrent: Count | None = None
+    install: Duration = "5m"
     max_failed: Annotated[int, Meta(ge=0)] = 0
     minimum_requests: Positive = 20
     max_error_rate: Fraction = 0.02
     max_p95_ms: Annotated[float, Meta(gt=0.0)] | None = None
+    consecutive_errors: Positive = 3
+    max_score_drift: Annotated[float, Meta(gt=0.0)] | None = None
+    max_metric_loss: Annotated[float, Meta(ge=0.0)] | None = None
+    ask: Duration = "2d"
+    rollback_in_windows: bool = False
 
 
 class Loop(Section, frozen=True, kw_only=True):
@@ -480,10 +497,12 @@ class Window(Section, frozen=True, kw_only=True):
     """When a site may be changed.
 
     cron: when it opens, in the site's time zone: minute, hour, day of month, month, day of week
-    duration: how long it stays open
+    rrule: the same as a rule of RFC 5545, in place of `cron`
+    duration: how long it stays open, in elapsed time
     """
 
-    cron: Annotated[str, Meta(examples=["0 2 * * *", "30 22 * * SAT"])]
+    cron: Annotated[str, Meta(examples=["0 2 * * *", "30 22 * * SAT"])] = ""
+    rrule: Annotated[str, Meta(examples=["FREQ=MONTHLY;BYDAY=1SU;BYHOUR=2"])] = ""
     duration: Duration
 
 
@@ -594,9 +613,11 @@ class Fleet(Section, frozen=True, kw_only=True):
     """fleet.yaml: the sites that serve a model.
 
     sites: in the order in which their rings are meant
+    blackouts: when no site must be changed
     """
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
+    blackouts: tuple[Blackout, ...] = ()
 
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)
@@ -648,9 +669,6 @@ def unheeded(fleet: Fleet) -> list[tuple[Path, str]]:
 
 
 _UNHEEDED = {
-    "windows": "a site is changed at any time",
-    "blackouts": "a site is changed at any time",
-    "link_kbps": "a candidate is given no more time over a slow link",
     "instance_types": "whether a candidate fits is not looked at",
     "free": "whether a candidate fits is not looked at",
     "architecture": "whether a candidate fits is not looked at",
@@ -678,7 +696,8 @@ def described(section: type[Section]) -> tuple[str, dict[str, str]]:
     ('What a cluster has left for a model.', {'cpu': 'CPUs', 'memory': 'bytes'})
     """
     summary, _, fields = (getdoc(section) or "").partition("\n\n")
-    return summary.replace("\n", " "), dict(re.findall(r"^(\w+): (.*)$", fields, re.MULTILINE))
+    found = re.findall(r"^(\w+): (.*(?:\n .*)*)$", fields, re.MULTILINE)
+    return summary.replace("\n", " "), {name: re.sub(r"\n +", " ", text) for name, text in found}
 
 
 _Found = Iterator[tuple[Path, str]]
@@ -801,6 +820,7 @@ def _schema_problems(schema: Schema) -> _Found:
 
 
 def _fleet_problems(fleet: Fleet, _: Told) -> _Found:
+    yield from _blackout_problems(fleet.blackouts, ())
     names: dict[str, int] = {}
     owners: dict[bytes, Path] = {}
     for i, site in enumerate(fleet.sites):
@@ -822,14 +842,22 @@ def _site_problems(site: Site, at: Path) -> _Found:
     if what := _zone_problem(site.timezone):
         yield (*at, "timezone"), what
     for i, window in enumerate(site.windows):
-        if what := _cron_problem(window.cron):
+        if bool(window.cron) is bool(window.rrule):
+            yield (*at, "windows", i), "expected either `cron` or `rrule`"
+        elif window.cron and (what := _cron_problem(window.cron)):
             yield (*at, "windows", i, "cron"), what
-        yield from _duration_problems(window.duration, (*at, "windows", i, "duration"), "1m")
-    for i, blackout in enumerate(site.blackouts):
-        if blackout.start >= blackout.end:
-            yield (*at, "blackouts", i, "end"), f"not after its start; expected a time after {_iso(blackout.start)}"
+        elif window.rrule and (what := _rrule_problem(window.rrule)):
+            yield (*at, "windows", i, "rrule"), what
+        yield from _duration_problems(window.duration, (*at, "windows", i, "duration"), "1m", "4w")
+    yield from _blackout_problems(site.blackouts, at)
     if site.url and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", site.url):
         yield (*at, "url"), f"{site.url!r}; expected an address like http://127.0.0.1:8080/lab"
+
+
+def _blackout_problems(blackouts: Sequence[Blackout], at: Path) -> _Found:
+    for i, blackout in enumerate(blackouts):
+        if blackout.start >= blackout.end:
+            yield (*at, "blackouts", i, "end"), f"not after its start; expected a time after {_iso(blackout.start)}"
 
 
 def _key_problems(keys: Sequence[Key], at: Path, owners: dict[bytes, Path]) -> _Found:
@@ -866,10 +894,10 @@ def _pair_problems(loop: Loop, fleet: Fleet) -> _Found:
         )
 
 
-def _duration_problems(text: str, at: Path, least: str) -> _Found:
+def _duration_problems(text: str, at: Path, least: str, most: str = _MOST) -> _Found:
     with suppress(ValueError):  # no duration at all: told already
-        if not duration(least) <= duration(text) <= duration(_MOST):
-            yield at, f"{text!r}; expected {least} to {_MOST}"
+        if not duration(least) <= duration(text) <= duration(most):
+            yield at, f"{text!r}; expected {least} to {most}"
 
 
 def _rate_problems(text: str, at: Path) -> _Found:
@@ -916,6 +944,22 @@ def _cron_problem(line: str) -> str:
         return f"{line!r}: {str(e).lower()}; {wanted}"
     except StopIteration:
         return f"{line!r} never comes; {wanted}"
+    return ""
+
+
+@cache
+def _rrule_problem(text: str) -> str:
+    from dateutil.rrule import rrulestr
+
+    wanted = "expected a rule of RFC 5545, like `FREQ=MONTHLY;BYDAY=1SU;BYHOUR=2`"
+    if re.search(r"SECOND|MINUTELY|COUNT|TZID|EXDATE|RDATE|\n", text, re.IGNORECASE):
+        return f"{text!r}; {wanted}, by the minute at most, in the site's own zone, without an end by count"
+    try:
+        next(iter(rrulestr(text, dtstart=datetime(2024, 1, 1))))  # noqa: DTZ001 (local time of whichever zone)
+    except (ValueError, TypeError) as e:
+        return f"{text!r}: {e}; {wanted}"
+    except StopIteration:
+        return f"{text!r} never comes; {wanted}"
     return ""
 
 

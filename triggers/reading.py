@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -233,7 +234,7 @@ class _Reader:
         if isinstance(kind, inspect.UnionType):
             if _is_null(node):
                 return None
-            kind = _not_null(kind)
+            kind = _fitting(node, kind)
         if node.kind == "scalar":
             return self.scalar(node, kind, path)
         if id(node) in self.open:
@@ -391,7 +392,7 @@ def expected(kind: inspect.Type) -> str:
             examples = (kind.extra_json_schema or {}).get("examples", ())
             return expected(kind.type) + (f" like {' or '.join(map(str, examples))}" if examples else "")
         case inspect.UnionType():
-            return expected(_not_null(kind))
+            return " or ".join(expected(t) for t in kind.types if not isinstance(t, inspect.NoneType))
         case inspect.LiteralType():
             return "one of " + ", ".join(map(str, kind.values))
         case inspect.BoolType():
@@ -426,8 +427,16 @@ def _bare(kind: inspect.Type) -> inspect.Type:
     return kind
 
 
-def _not_null(kind: inspect.UnionType) -> inspect.Type:
-    return next(t for t in kind.types if not isinstance(t, inspect.NoneType))
+def _fitting(node: Node, kind: inspect.UnionType) -> inspect.Type:
+    """The type of a union that a node is of; where it is of none, the union as a whole says what was expected."""
+    types = [t for t in kind.types if not isinstance(t, inspect.NoneType)]
+    if len(types) == 1:
+        return types[0]
+    for one in types:
+        with suppress(KeyError, ValueError):
+            _SCALARS[type(_bare(one))](node, _bare(one))
+            return one
+    return kind
 
 
 def _known(name: str, fields: Mapping[str, Any]) -> str:

@@ -1,0 +1,135 @@
+"""When a site may be changed: while one of its windows is open, and no blackout denies it.
+
+A window opens at a local time and stays open for its duration, in elapsed time. Where the clocks are changed, it opens
+once: a local time that comes twice opens it the first time only, and one that is skipped opens it at the instant at
+which it would have come had the clocks not been changed yet (02:30, skipped by an hour, is 03:30 summer time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+from triggers.config import Blackout, Site, Window, duration
+
+HORIZON = timedelta(days=366)
+"""How far ahead a start is looked for."""
+
+_CHUNK = 28 * 86_400
+_DAY = timedelta(days=1)
+_ANCHOR = datetime(2024, 1, 1)  # noqa: DTZ001 (local time of whichever zone)
+
+Span = tuple[float, float]
+"""Start and end, UTC seconds."""
+
+
+def open_at(site: Site, now: datetime, denied: Sequence[Blackout] = ()) -> bool:
+    """Whether the site may be changed at `now`; `denied`: the fleet's blackouts."""
+    at = now.timestamp()
+    first = next(spans(site, at, denied), None)
+    return first is not None and first[0] <= at
+
+
+def next_start(
+    site: Site, now: datetime, needed: timedelta = timedelta(0), denied: Sequence[Blackout] = ()
+) -> datetime | None:
+    """When a change that takes `needed` may begin, so that it ends before the site is closed again.
+
+    None where that is not before HORIZON is over.
+    """
+    at, seconds = now.timestamp(), needed.total_seconds()
+    for start, end in spans(site, at, denied, seconds):
+        begin = max(start, at)
+        if begin + seconds <= end:
+            return datetime.fromtimestamp(begin, UTC)
+    return None
+
+
+def spans(site: Site, at: float, denied: Sequence[Blackout] = (), enough: float = 0.0) -> Iterator[Span]:
+    """The times from `at` (UTC seconds) to HORIZON in which the site may be changed, in order and apart from each other.
+
+    A span that has lasted `enough` seconds is not followed to its end.
+    """
+    until = at + HORIZON.total_seconds()
+    closed = sorted((b.start.timestamp(), b.end.timestamp()) for b in (*site.blackouts, *denied))
+    for start, end in _opened(site, at, until, enough) if site.windows else [(at, inf)]:
+        for no, again in closed:
+            if no >= end:
+                break
+            if again > start:
+                if no > max(start, at):
+                    yield start, no
+                start = again
+        if end > max(start, at) and start < until:
+            yield start, end
+
+
+def _opened(site: Site, at: float, until: float, enough: float) -> Iterator[Span]:
+    """Windows alone, those that touch joined."""
+    begin, end = -inf, -inf
+    for chunk in range(int(at // _CHUNK) - 1, int(until // _CHUNK) + 1):  # no window is open for longer than a chunk
+        for opens, closes in _chunk(site.windows, site.timezone, chunk):
+            if closes <= at:
+                continue
+            if opens > end:
+                if end > at:
+                    yield begin, end
+                begin = opens
+            end = max(end, closes)
+        if end - max(begin, at) > enough + _CHUNK:
+            break
+    if end > at:
+        yield begin, end
+
+
+@lru_cache(maxsize=8192)
+def _chunk(windows: tuple[Window, ...], timezone: str, chunk: int) -> tuple[Span, ...]:
+    """The windows that open within 28 days, joined."""
+    from zoneinfo import ZoneInfo
+
+    zone, low, high = ZoneInfo(timezone), chunk * _CHUNK, (chunk + 1) * _CHUNK
+    found = []
+    for window in windows:
+        seconds = duration(window.duration).total_seconds()
+        for local in _times(window, _naive(low) - _DAY, _naive(high) + _DAY):
+            opens = local.replace(tzinfo=zone, fold=0).timestamp()
+            if low <= opens < high:
+                found.append((opens, opens + seconds))
+    joined: list[Span] = []
+    for opens, closes in sorted(found):
+        if joined and opens <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], closes))
+        else:
+            joined.append((opens, closes))
+    return tuple(joined)
+
+
+def _naive(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
+def _times(window: Window, low: datetime, high: datetime) -> Iterator[datetime]:
+    """The local times at which a window opens, those in [low, high) among them."""
+    if window.rrule:
+        yield from rule(window.rrule).between(low, high, inc=True)
+        return
+    from cronsim import CronSim
+
+    cron = CronSim(window.cron, low)
+    day = low.replace(hour=0, minute=0, second=0)
+    while day < high:
+        if day.month in cron.months and cron.match_day(day.date()):
+            for hour in sorted(cron.hours):
+                yield from (day.replace(hour=hour, minute=minute) for minute in sorted(cron.minutes))
+        day += _DAY
+
+
+@lru_cache(maxsize=1024)
+def rule(text: str) -> Any:
+    """An RRULE of RFC 5545, counted from the beginning of 2024 unless it says DTSTART. Raises ValueError."""
+    from dateutil.rrule import rrulestr
+
+    return rrulestr(text, dtstart=_ANCHOR, cache=True)

@@ -609,6 +609,22 @@ class Site(Section, frozen=True, kw_only=True):
     key_file: str = ""
 
 
+def selected(site: Site, ring: str) -> bool:
+    """Whether a site is of a ring, or fits a selector of labels.
+
+    >>> lab = Site(name="lab", ring="first", labels={"region": "eu"})
+    >>> selected(lab, "first"), selected(lab, "region=eu,tier!=pilot"), selected(lab, "region!=eu")
+    (True, True, False)
+    """
+    if "=" not in ring:
+        return site.ring == ring
+    terms = (term.partition("=") for term in ring.split(","))
+    return all(
+        (site.labels.get(name.rstrip("! ").strip()) == value.strip()) is not name.endswith("!")
+        for name, _, value in terms
+    )
+
+
 class Fleet(Section, frozen=True, kw_only=True):
     """fleet.yaml: the sites that serve a model.
 
@@ -879,9 +895,9 @@ def _key_problems(keys: Sequence[Key], at: Path, owners: dict[bytes, Path]) -> _
 def _pair_problems(loop: Loop, fleet: Fleet) -> _Found:
     rings = list(dict.fromkeys(s.ring for s in fleet.sites))
     for i, ring in enumerate(loop.rollout.rings):
-        if ring not in rings:
+        if not any(selected(s, ring) for s in fleet.sites):
             yield ("rollout", "rings", i), f"no site is in ring {ring!r}; expected {_one_of(ring, rings)}"
-    left = [r for r in rings if r not in loop.rollout.rings]
+    left = dict.fromkeys(s.ring for s in fleet.sites if not any(selected(s, ring) for ring in loop.rollout.rings))
     if loop.rollout.rings and left:
         yield (
             ("rollout", "rings"),

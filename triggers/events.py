@@ -86,6 +86,20 @@ class Answered(Event, frozen=True, kw_only=True, tag="answered"):
     through: int | None = None
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wave's sites measured together of the candidate; None: not known.
+
+    `score_drift` is PSI beyond chance between its scores and those in training; `metric_loss` how much worse than in
+    its evaluation it does on so many `labels`.
+    """
+
+    rows: int = 0
+    score_drift: float | None = None
+    labels: int = 0
+    metric: str = ""
+    metric_loss: float | None = None
+
+
 class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):
     """How a wave's sites stand, by their own fresh telemetry; `failed` counts earlier waves' sites that went bad."""
 
@@ -95,6 +109,7 @@ class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):
     deferred: int
     pending: int
     because: str = ""
+    measured: Measured = Measured()
 
 
 class RollbackReported(Event, frozen=True, kw_only=True, tag="rollback-reported"):
@@ -127,6 +142,20 @@ class RollBackAsked(Event, frozen=True, kw_only=True, tag="rollback-asked"):
     reason: str
 
 
+class Paused(Event, frozen=True, kw_only=True, tag="paused"):
+    """A person wants nothing new to begin in a rollout."""
+
+    by: str
+    reason: str
+
+
+class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):
+    """A person wants a paused rollout to go on."""
+
+    by: str
+    reason: str
+
+
 class Superseded(Event, frozen=True, kw_only=True, tag="superseded"):
     """A newer run takes this one's place."""
 
@@ -143,6 +172,8 @@ AnyEvent = (
     | DeadlinePassed
     | Cancelled
     | RollBackAsked
+    | Paused
+    | Resumed
     | Superseded
 )
 EVENTS: tuple[type[Event], ...] = (
@@ -155,5 +186,7 @@ EVENTS: tuple[type[Event], ...] = (
     DeadlinePassed,
     Cancelled,
     RollBackAsked,
+    Paused,
+    Resumed,
     Superseded,
 )

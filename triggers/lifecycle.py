@@ -7,6 +7,7 @@ and what the world must do next leaves as effects.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from triggers.errors import DriftloopError
 from triggers.gates import judge
 from triggers.policy import Decision
 from triggers.rollout import judge_wave
-from triggers.run import Limits, Phase, Run, WaveTimes
+from triggers.run import Limits, Pause, Phase, Run, WaveTimes
 
 replace = msgspec.structs.replace
 
@@ -201,21 +202,18 @@ def _answered(run: Run, event: on.Answered) -> Step:
 def _start_wave(run: Run, event: on.Event, wave: int, because: str) -> Step:
     times = (*run.times, WaveTimes(started=event.at, sites=run.waves[wave].sites))
     deploy = do.DeployWave(wave=wave, candidate=run.candidate)
-    limits = run.limits.rollout
-    last = event.at + duration(limits.soak) + duration(limits.deadline)
-    deadline = do.SetDeadline(phase=f"{Phase.ROLLING_OUT}/{wave}", at=last)
     title = f"{run.loop}: wave {wave + 1} of {len(run.waves)} begins"
     told = do.Announce(kind="progress", title=title, text=because)
-    return _to(Phase.ROLLING_OUT, run, event, because, deploy, deadline, told, wave=wave, times=times)
+    return _to(Phase.ROLLING_OUT, run, event, because, deploy, told, wave=wave, times=times, paused=None)
 
 
 def _wave_reported(run: Run, event: on.WaveReported) -> Step:
     if event.wave != run.wave:
         return Step(run)  # late: that wave is already judged
-    verdict = judge_wave(event, run.limits.rollout)
+    verdict = judge_wave(event, run.limits.rollout, _sites(run))
     if verdict.outcome == "failed":
         return _back(run, event, verdict.reason)
-    if verdict.outcome == "inconclusive":
+    if verdict.outcome == "inconclusive" or (run.paused and run.paused.by != _ITSELF):
         return Step(replace(run, because=verdict.reason))
     done = replace(run.times[-1], verified=event.at, deferred=event.deferred)
     judged = replace(run, times=(*run.times[:-1], done), seen=frozenset(i for i in run.seen if not _of_wave(i)))
@@ -223,16 +221,21 @@ def _wave_reported(run: Run, event: on.WaveReported) -> Step:
         return _ask(judged, event, f"{verdict.reason}; that was approved by rule, the rest waits for a person")
     if run.wave + 1 < len(run.waves):
         return _start_wave(judged, event, run.wave + 1, verdict.reason)
-    reached = sum(w.sites for w in run.waves) - sum(t.deferred for t in judged.times)
-    return _to(Phase.VERIFIED, judged, event, f"verified at {reached} sites by their own telemetry")
+    reached = _sites(run) - sum(t.deferred for t in judged.times)
+    return _to(Phase.VERIFIED, judged, event, f"verified at {reached} sites by their own telemetry", paused=None)
 
 
 def _went_bad(run: Run, event: on.WaveReported) -> Step:
     """What was approved by rule and verified may still go bad while a person thinks about the rest."""
-    verdict = judge_wave(event, run.limits.rollout)
+    verdict = judge_wave(event, run.limits.rollout, _sites(run))
     if verdict.outcome != "failed":
         return Step(run)
     return _unanswered(run, event, Phase.ROLLING_BACK, verdict.reason, verdict.reason)
+
+
+def _sites(run: Run) -> int:
+    """Of the whole rollout."""
+    return sum(w.sites for w in run.waves)
 
 
 def wave_report_id(run: str, wave: int, counts: tuple[int, int, int, int]) -> str:
@@ -246,8 +249,47 @@ def _of_wave(event_id: str) -> bool:
 
 def _back(run: Run, event: on.Event, because: str) -> Step:
     back = do.RollBack(through=run.wave, reason=because)
-    deadline = do.SetDeadline(phase=Phase.ROLLING_BACK, at=event.at + duration(run.limits.rollout.deadline))
-    return _to(Phase.ROLLING_BACK, run, event, because, back, deadline)
+    limits = run.limits.rollout
+    patience = duration(limits.deadline) + (_A_WINDOW if limits.rollback_in_windows else timedelta(0))
+    deadline = do.SetDeadline(phase=Phase.ROLLING_BACK, at=event.at + patience)
+    return _to(Phase.ROLLING_BACK, run, event, because, back, deadline, paused=None)
+
+
+_A_WINDOW = timedelta(days=14)
+"""By when every site has had a window, where the way back waits for them."""
+
+_ITSELF = "driftloop"
+
+
+def _paused(run: Run, event: on.Paused) -> Step:
+    if run.paused:
+        return Step(run)
+    pause = Pause(by=event.by, at=event.at, reason=event.reason)
+    return Step(replace(run, paused=pause, because=f"paused by {event.by}: {event.reason}"))
+
+
+def _resumed(run: Run, event: on.Resumed) -> Step:
+    """The wave is asked again, with time anew; what it has reported is judged again."""
+    if not run.paused:
+        return Step(run)
+    deploy = do.DeployWave(wave=run.wave, candidate=run.candidate)
+    heard = frozenset(i for i in run.seen if not _of_wave(i))
+    return Step(replace(run, paused=None, seen=heard, because=f"resumed by {event.by}: {event.reason}"), (deploy,))
+
+
+def _out_of_time(run: Run, event: on.DeadlinePassed) -> Step:
+    """A wave that is not decided in time is no success and no failure: a person is asked, for so long."""
+    if run.paused:
+        return Step(run)
+    why = f"wave {run.wave + 1} was not verified in time ({run.because})"
+    ask = do.SetDeadline(phase=_pause(event.at), at=event.at + duration(run.limits.rollout.ask))
+    title = f"{run.loop}: wave {run.wave + 1} is inconclusive: resume it, or roll it back"
+    told = do.Announce(kind="paused", title=title, text=f"{why}; unanswered for {run.limits.rollout.ask}, all go back")
+    return Step(replace(run, paused=Pause(by=_ITSELF, at=event.at, reason=why), because=why), (ask, told))
+
+
+def _pause(at: datetime) -> str:
+    return f"paused/{at:%Y%m%dT%H%M%S}"
 
 
 def _restored(run: Run, event: on.RollbackReported) -> Step:
@@ -265,7 +307,9 @@ def _job_failed(run: Run, event: on.JobFailed) -> Step:
 def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
     if event.phase == f"{Phase.ROLLING_OUT}/{run.wave}" and run.phase is Phase.ROLLING_OUT:
-        return _back(run, event, f"wave {run.wave + 1} was not verified in time ({run.because})")
+        return _out_of_time(run, event)
+    if run.paused and event.phase == _pause(run.paused.at):
+        return _back(run, event, f"{run.paused.reason}, and nobody went on with it")
     if run.phase is Phase.AWAITING_APPROVAL and event.phase == _ESCALATE:
         return Step(run, (do.Remind(at=event.at, escalated=True),))
     if run.phase is Phase.AWAITING_APPROVAL and event.phase == _REMIND and run.limits.approval.remind:
@@ -340,10 +384,14 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.ROLLING_OUT, on.DeadlinePassed): Rule(_deadline, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_OUT, on.RollBackAsked): Rule(_back_asked, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_OUT, on.Cancelled): Rule(_back_asked, (Phase.ROLLING_BACK,)),
+    (Phase.ROLLING_OUT, on.Paused): Rule(_paused, (Phase.ROLLING_OUT,)),
+    (Phase.ROLLING_OUT, on.Resumed): Rule(_resumed, (Phase.ROLLING_OUT,)),
     (Phase.ROLLING_BACK, on.RollbackReported): Rule(_restored, (Phase.ROLLED_BACK,)),
     (Phase.ROLLING_BACK, on.WaveReported): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.DeadlinePassed): Rule(_deadline, (Phase.ROLLED_BACK,)),
     (Phase.ROLLING_BACK, on.RollBackAsked): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.Cancelled): Rule(_nothing, ()),
+    (Phase.ROLLING_BACK, on.Paused): Rule(_nothing, ()),
+    (Phase.ROLLING_BACK, on.Resumed): Rule(_nothing, ()),
 }
 """Every fact that may reach a run, by phase. What is not here is refused."""

@@ -709,7 +709,9 @@ def _withdraw_approval(ports: Ports, run: Run, effect: do.WithdrawApproval) -> N
 
 
 def _deploy_wave(ports: Ports, run: Run, effect: do.DeployWave) -> None:
-    sites.deploy_wave(ports, run, effect.wave)
+    until = sites.deploy_wave(ports, run, effect.wave)
+    _set_deadline(ports, run, do.SetDeadline(phase=f"{Phase.ROLLING_OUT}/{effect.wave}", at=until))
+    sites.report(ports, run.id)
 
 
 def _roll_back(ports: Ports, run: Run, effect: do.RollBack) -> None:
@@ -935,7 +937,7 @@ def unfreeze(ports: Ports, target: str, by: str) -> None:
         for run_id in _unsent(ports, name):
             flush(ports, run_id, f"/{ports.clock.now():%Y%m%dT%H%M%S}")
         for run in active_runs(ports, name):
-            sites.ask_again(ports, run)
+            sites.carry_on(ports, run)
 
 
 def _note_everywhere(ports: Ports, target: str, kind: str, text: str, by: str) -> None:
@@ -978,7 +980,7 @@ def sweep(ports: Ports, loop_name: str) -> None:
                 state = sites.state_of(ports, loop_name, row.site)
                 if state.run == run.id and state.status != row.status:
                     sites.follow_up(ports, loop_name, row.site, state)
-            sites.ask_again(ports, run)
+            sites.carry_on(ports, run)
             sites.report(ports, run.id)
         if run.phase is Phase.AWAITING_APPROVAL:
             _resume_answer(ports, run)

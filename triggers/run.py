@@ -65,6 +65,14 @@ class WaveTimes(msgspec.Struct, frozen=True, kw_only=True):
     deferred: int = 0
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing new begins in a rollout; `by` is "driftloop" where a wave was inconclusive at its deadline."""
+
+    by: str
+    at: datetime
+    reason: str
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` names them (None: the whole fleet).
 
@@ -100,5 +108,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     waves: tuple[Wave, ...] = ()
     wave: int = 0
     times: tuple[WaveTimes, ...] = ()
+    paused: Pause | None = None
     limits: Limits
     seen: frozenset[str] = frozenset()

@@ -6,15 +6,15 @@ list of sites is written after it, and rebuilt from the sites' records by the sw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 
 from drift.telemetry import Batch
-from triggers import codec, rollout
-from triggers.config import Rollout
+from triggers import candidates, codec, rollout, windows
+from triggers.config import Fleet, Rollout, Site, duration
 from triggers.errors import Conflict, Offline, Refused
 from triggers.events import RollbackReported, WaveReported
 from triggers.lifecycle import wave_report_id
@@ -44,9 +44,13 @@ def frozen(ports: Ports, loop: str, site: str = "") -> str:
     for key in ("all", loop, f"{loop}/{site}" if site else ""):
         record = ports.store.get("driftloop", f"freeze/{key}") if key else None
         if record:
-            found = codec.decode(record.value, Freeze)
-            return f"{key} frozen by {found.by}: {found.reason}"
+            return _frozen_by(key, record.value)
     return ""
+
+
+def _frozen_by(target: str, record: bytes) -> str:
+    found = codec.decode(record, Freeze)
+    return f"{target} frozen by {found.by}: {found.reason}"
 
 
 def adopt(ports: Ports, loop: str, site: str, candidate: str) -> None:
@@ -69,11 +73,100 @@ def load_plan(ports: Ports, plan: str) -> rollout.Plan:
     return codec.decode(data, rollout.Plan)
 
 
-def deploy_wave(ports: Ports, run: Run, wave: int) -> None:
-    """Put the wave's sites on the run's list, and ask each."""
-    plan = load_plan(ports, run.plan)
-    _list(ports, run, wave, plan.waves[wave].sites)
-    _ask(ports, [_deployment(run, wave, site, ports.clock.now()) for site in plan.waves[wave].sites])
+def deploy_wave(ports: Ports, run: Run, wave: int) -> datetime:
+    """Put the wave's sites on the run's list, and ask those whose turn it is; returns by when it should be decided."""
+    plan, hold = load_plan(ports, run.plan), hold_of(ports, run)
+    joined = plan.members(wave, hold.fleet) if run.sites is None else plan.waves[wave].sites
+    _list(ports, run, wave, joined)
+    expected = rollout.forecast_wave(plan, wave, hold, ports.clock.now()).end
+    ask_waiting(ports, run)
+    return expected + duration(plan.limits.deadline)
+
+
+def hold_of(ports: Ports, run: Run) -> rollout.Hold:
+    """What keeps sites from being changed by this run now."""
+    frozen = {r.key.removeprefix("freeze/"): r.value for r in ports.store.scan("driftloop", "freeze/")}
+
+    def why(site: str) -> str:
+        targets = [t for t in ("all", run.loop, f"{run.loop}/{site}") if t in frozen]
+        return _frozen_by(targets[0], frozen[targets[0]]) if targets else ""
+
+    size = missing(ports, run.loop, run.candidate)
+    return rollout.Hold(ports.configs.fleet(run.loop), run.limits.rollout, size, why)
+
+
+def missing(ports: Ports, loop: str, candidate: str) -> Callable[[Site], int]:
+    """The bytes of a candidate that a site has to fetch."""
+    known: dict[frozenset[str], int] = {}
+
+    def size(site: Site) -> int:
+        state = state_of(ports, loop, site.name)
+        kept = frozenset((state.candidate, state.observed, state.last_good)) - {"", candidate}
+        if kept not in known:
+            held = {layer for of in kept for layer in candidates.layers(ports, of)}
+            known[kept] = candidates.layers_missing(candidates.layers(ports, candidate), held)
+        return known[kept]
+
+    return size
+
+
+def ask_waiting(ports: Ports, run: Run) -> None:
+    """Ask the sites on the run's list whose turn it is, and write down what the others wait for.
+
+    What was asked and did not arrive (a crash, a request given up on) is asked again.
+    """
+    if run.paused:
+        return
+    now, hold = ports.clock.now(), hold_of(ports, run)
+    listed = {row.site: (key, row) for key, row in rows(ports, run.id)}
+    state = states(ports, run.loop)
+    mine = {name for name, s in state.items() if s.run == run.id and s.action == "deploy"}
+    updating = {name for name in mine if state[name].status in rollout.UPDATING}
+    silence = duration(ports.configs.loop(run.loop).telemetry.silence)
+    down = {
+        name
+        for name, s in state.items()
+        if s.status in rollout.DOWN or (s.observed_at and now - s.observed_at > silence and name not in updating)
+    }
+    waiting, again_ = [], []
+    for site in hold.fleet.sites:
+        row, seen = listed[site.name][1] if site.name in listed else None, state[site.name]
+        if row is None:
+            continue
+        if site.name not in mine:
+            waiting += [site] if row.status in ("waiting", "asked") else []
+        elif seen.status == "asked" or (returned(seen) and now - (seen.observed_at or now) <= silence):
+            again_.append(site.name)
+    waiting.sort(key=lambda site: listed[site.name][0])
+    room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
+    turn = hold.turn(waiting, now, room, down)
+    _mark(ports, run, [listed[name] for name in turn.now], "asked", {})
+    _mark(ports, run, [listed[name] for name in turn.held], "waiting", turn.held)
+    asked = [_deployment(run, listed[name][1].wave, name, now) for name in (*turn.now, *again_)]
+    _ask(ports, asked, suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+def _mark(
+    ports: Ports,
+    run: Run,
+    listed: Sequence[tuple[str, RolloutRow]],
+    status: rollout.SiteStatus,
+    reasons: Mapping[str, str],
+) -> None:
+    """Write a status and its reason on the run's list, where they are new and the site has said nothing since."""
+    partition, now = rollout_partition(run.id), ports.clock.now()
+    new = [(key, row, replace(row, status=status, reason=reasons.get(row.site, ""))) for key, row in listed]
+    new = [(key, row, marked) for key, row, marked in new if marked != row]
+
+    def attempt(part: Sequence[tuple[str, RolloutRow, RolloutRow]]) -> None:
+        unit = Unit(ports.store, partition)
+        for key, row, marked in part:
+            if unit.get(key, RolloutRow) == row:
+                unit.put(key, replace(marked, at=now))
+        unit.commit()
+
+    for i in range(0, len(new), _CHUNK):
+        again(lambda i=i: attempt(new[i : i + _CHUNK]))  # type: ignore[misc]
 
 
 def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bool = False) -> None:
@@ -81,10 +174,13 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
 
     A site that was listed and not yet asked is asked, too, so that a late request finds a newer one there.
     """
-    now = ports.clock.now()
+    now, fleet = ports.clock.now(), ports.configs.fleet(run.loop)
+    known = {s.name: s for s in fleet.sites} if run.limits.rollout.rollback_in_windows else {}
     changes = []
     for _, row in reversed(rows(ports, run.id)):
-        if row.wave > through or (only_failed and row.status != "failed"):
+        if row.wave > through or (only_failed and row.status != "failed") or row.status == "removed":
+            continue
+        if row.site in known and not windows.open_at(known[row.site], now, fleet.blackouts):
             continue
         state = state_of(ports, run.loop, row.site)
         if state.run == run.id and state.action == "rollback" and state.status != "asked":
@@ -102,19 +198,73 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
     _ask(ports, changes)
 
 
-def ask_again(ports: Ports, run: Run) -> None:
-    """Ask the sites that a freeze, a crash or a request given up on left waiting."""
-    now = ports.clock.now()
+def carry_on(ports: Ports, run: Run) -> None:
+    """What a window, a freeze, a crash, a silent site or a changed fleet has left to be done for a run's sites."""
     if run.phase is Phase.ROLLING_BACK:
         roll_back(ports, run, run.wave, run.because)
-    if run.phase is not Phase.ROLLING_OUT:
-        return
+    if run.phase in _OUT:
+        _look_at_underway(ports, run)
+        _drop_removed(ports, run)
+        _fail_silent(ports, run)
+        ask_waiting(ports, run)
+
+
+def _look_at_underway(ports: Ports, run: Run) -> None:
+    """What its executor has begun goes on."""
+    now = ports.clock.now()
     for _, row in rows(ports, run.id):
         state = state_of(ports, run.loop, row.site)
         if row.status == "underway" and state.run == run.id and state.action != "adopt":
             _look_again(ports, _change(state, run.loop, row.site, state.action, now))
-    waiting = [row for _, row in rows(ports, run.id) if row.status in ("waiting", "asked") and row.wave == run.wave]
-    _ask(ports, [_deployment(run, row.wave, row.site, now) for row in waiting], suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+def _drop_removed(ports: Ports, run: Run) -> None:
+    """Nobody waits for sites that are no longer of the fleet."""
+    fleet = {s.name for s in ports.configs.fleet(run.loop).sites}
+    settled = ("verified", "failed", "restored", "removed")
+    gone = [(k, row) for k, row in rows(ports, run.id) if row.site not in fleet and row.status not in settled]
+    _mark(ports, run, gone, "removed", {row.site: "no longer of the fleet" for _, row in gone})
+
+
+def _fail_silent(ports: Ports, run: Run) -> None:
+    """A site that took the candidate and says nothing has failed."""
+    now, limits = ports.clock.now(), run.limits.rollout
+    for _, row in rows(ports, run.id):
+        if row.status not in ("applied", "soaking"):
+            continue
+
+        def attempt(site: str = row.site) -> SiteState | None:
+            unit = Unit(ports.store, site_partition(run.loop, site))
+            state = unit.need(SITE, SiteState)
+            why = rollout.silent(state.health, limits, now) if state.health else ""
+            if not why or state.run != run.id or state.status not in ("applied", "soaking"):
+                return None
+            unit.put(SITE, failed := replace(state, status="failed", reason=f"{site}: {why}"))
+            unit.commit()
+            return failed
+
+        if failed := again(attempt):
+            follow_up(ports, run.loop, row.site, failed)
+
+
+def take_in(ports: Ports, loop: str, champion: str, run: Run | None) -> None:
+    """Sites that have joined the fleet get the loop's champion, by the run that made it; where none did, it is taken to
+    be there. `run`: that one."""
+    fleet = ports.configs.fleet(loop)
+    listed = {row.site for _, row in rows(ports, run.id)} if run else set()
+    for site in fleet.sites:
+        if site.name in listed:
+            continue
+        if ports.store.get(site_partition(loop, site.name), SITE) is None:
+            adopt(ports, loop, site.name, champion)
+        if run:
+            _list(ports, run, _wave_of(run, fleet, site), [site.name])
+
+
+def _wave_of(run: Run, fleet: Fleet, site: Site) -> int:
+    """The last wave of a site's ring, or of all."""
+    ring = rollout.ring_of(site, rollout.rings(fleet, run.limits.rollout))
+    return max((i for i, wave in enumerate(run.waves) if wave.ring == ring), default=len(run.waves) - 1)
 
 
 def _way_back(state: SiteState, run: str) -> str:
@@ -189,8 +339,8 @@ def deploy(ports: Ports, change: Change) -> None:
     """
     if not _wanted(ports, change):
         return
-    if change.action == "deploy" and frozen(ports, change.loop, change.site):
-        return  # stays waiting on the run's list: the sweep asks again when the freeze ends
+    if change.action == "deploy" and _held(ports, change):
+        return  # stays on the run's list: the sweep asks again when it may
     state = again(lambda: _intend(ports, change))
     if state is None:
         return
@@ -253,6 +403,21 @@ def _wanted(ports: Ports, change: Change) -> bool:
         raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
     begun = run.phase is Phase.AWAITING_APPROVAL and bool(run.times)  # by rule; a person answers for the rest
     return run.phase in (_BACK if back else _OUT) or (begun and not back)
+
+
+def _held(ports: Ports, change: Change) -> str:
+    """Why a deployment must not begin now: since it was asked for, a window may have closed, or a freeze begun."""
+    run = codec.decode(_need(ports, change.loop, f"run/{change.run}"), Run)
+    hold = hold_of(ports, run)
+    site = hold.fleet.site(change.site)
+    if site is None:
+        return f"{change.site} is no longer of the fleet"
+    if run.paused:
+        return run.paused.reason
+    state = state_of(ports, change.loop, change.site)
+    if state.change == change.id and state.status == "underway":
+        return hold.frozen(change.site)  # what has begun is not left half done when a window closes
+    return hold.why(site, ports.clock.now())
 
 
 def _intend(ports: Ports, change: Change) -> SiteState | None:
@@ -320,18 +485,12 @@ def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> S
     if state.status in ("restoring", "deferred", "asked", "stuck") and state.action == "rollback" and not state.step:
         back = "its telemetry names the last known good"
         return replace(state, status="restored", reason=back, last_good=state.candidate)
-    if state.status not in ("applied", "verified", "deferred", "asked", "underway") or state.action != "deploy":
+    if (
+        state.status not in ("asked", "underway", "applied", "soaking", "verified", "deferred")
+        or state.action != "deploy"
+    ):
         return state
-    serving = batch.serving
-    slow = limits.max_p95_ms is not None and serving.p95_ms > limits.max_p95_ms
-    health = replace(
-        health,
-        last=end if health.last is None else max(end, health.last),
-        requests=health.requests + serving.requests,
-        errors=health.errors + serving.errors,
-        slow=health.slow + serving.requests * slow,
-        p95_ms=max(health.p95_ms, serving.p95_ms),
-    )
+    health = health.heard(end, batch.serving.requests, batch.serving.errors, batch.serving.p95_ms, limits)
     verdict = rollout.judge_site(health, limits, now)
     if verdict.outcome == "failed":
         return replace(state, health=health, status="failed", reason=f"{batch.site}: {verdict.reason}")
@@ -340,7 +499,7 @@ def observe(state: SiteState, batch: Batch, limits: Rollout, now: datetime) -> S
     state = replace(state, health=health, reason=verdict.reason)
     if verdict.passed:
         return replace(state, status="verified", last_good=state.candidate)
-    return replace(state, status="applied") if state.status in ("deferred", "asked") else state
+    return state if state.status == "verified" else replace(state, status="soaking")
 
 
 def returned(state: SiteState) -> bool:

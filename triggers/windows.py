@@ -49,7 +49,7 @@ def next_start(
 
 
 def spans(site: Site, at: float, denied: Sequence[Blackout] = (), enough: float = 0.0) -> Iterator[Span]:
-    """The times from `at` (UTC seconds) to HORIZON in which the site may be changed, in order and apart from each other.
+    """The times from `at` (UTC seconds) to HORIZON in which the site may be changed, in order and apart.
 
     A span that has lasted `enough` seconds is not followed to its end.
     """

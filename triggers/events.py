@@ -101,13 +101,15 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaveReported(Event, frozen=True, kw_only=True, tag="wave-reported"):
-    """How a wave's sites stand, by their own fresh telemetry; `failed` counts earlier waves' sites that went bad."""
+    """How a wave's sites stand, by their own fresh telemetry; `failed` counts earlier waves' sites that went bad, and
+    `removed` those that are no longer of the fleet."""
 
     wave: int
     verified: int
     failed: int
     deferred: int
     pending: int
+    removed: int = 0
     because: str = ""
     measured: Measured = Measured()
 

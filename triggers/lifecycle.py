@@ -238,7 +238,7 @@ def _sites(run: Run) -> int:
     return sum(w.sites for w in run.waves)
 
 
-def wave_report_id(run: str, wave: int, counts: tuple[int, int, int, int]) -> str:
+def wave_report_id(run: str, wave: int, counts: tuple[int, ...]) -> str:
     """The id of a wave's report: the same counts are the same fact."""
     return f"wave/{run}/{wave}/{'-'.join(map(str, counts))}"
 

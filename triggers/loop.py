@@ -984,6 +984,19 @@ def sweep(ports: Ports, loop_name: str) -> None:
             sites.report(ports, run.id)
         if run.phase is Phase.AWAITING_APPROVAL:
             _resume_answer(ports, run)
+    _converge(ports, loop_name)
+
+
+def _converge(ports: Ports, loop_name: str) -> None:
+    """Between rollouts, sites that have joined the fleet or were away get what the others have."""
+    now = head(ports, loop_name)
+    if now.active or not now.champion:
+        return
+    made = [r for r in runs(ports, loop_name) if r.phase is Phase.VERIFIED and r.sites is None]
+    run = made[-1] if made and made[-1].candidate == now.champion else None
+    sites.take_in(ports, loop_name, now.champion, run, now.scoped)
+    if run:
+        sites.carry_on(ports, run)
 
 
 def _resume_answer(ports: Ports, run: Run) -> None:

@@ -363,8 +363,8 @@ def silent(health: Health, limits: Rollout, now: datetime) -> str:
     return f"silent for {in_words(quiet)}"
 
 
-def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int]:
-    """(verified, failed, deferred, pending) of `wave`, from (wave, status) of each site; earlier failures count too.
+def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int, int]:
+    """(verified, failed, deferred, pending, removed) of `wave`, by (wave, status) of each site; and earlier failures.
 
     Of the wave's `sites` those without a status have not been asked yet: pending. Nobody waits for removed ones.
     """
@@ -375,9 +375,9 @@ def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> 
             here.append(status)
         elif of < wave and status == "failed":
             earlier_failures += 1
-    verified, failed, deferred = (here.count(x) for x in ("verified", "failed", "deferred"))
-    settled = verified + failed + deferred + here.count("removed")
-    return verified, failed + earlier_failures, deferred, max(sites, len(here)) - settled
+    verified, failed, deferred, removed = (here.count(x) for x in ("verified", "failed", "deferred", "removed"))
+    pending = max(sites, len(here)) - verified - failed - deferred - removed
+    return verified, failed + earlier_failures, deferred, pending, removed
 
 
 def judge_wave(report: WaveReported, limits: Rollout, total: int) -> Verdict:
@@ -393,7 +393,7 @@ def judge_wave(report: WaveReported, limits: Rollout, total: int) -> Verdict:
     most = at_most(limits.max_unavailable, total)
     if report.deferred > most:
         return Verdict("inconclusive", f"{said}; more than {most} unavailable")
-    if report.verified == 0 and report.deferred + report.failed:
+    if report.verified == 0 and (report.deferred + report.failed or not report.removed):
         return Verdict("inconclusive", f"{said}; nobody has verified it")
     measured = worst([_scores(report.measured, limits), _performance(report.measured, limits)])
     return Verdict(measured.outcome, "; ".join(filter(None, (said, measured.reason))))

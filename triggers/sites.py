@@ -6,7 +6,7 @@ list of sites is written after it, and rebuilt from the sites' records by the sw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -115,10 +115,10 @@ def ask_waiting(ports: Ports, run: Run) -> None:
 
     What was asked and did not arrive (a crash, a request given up on) is asked again.
     """
-    if run.paused:
+    listed = {row.site: (key, row) for key, row in rows(ports, run.id)}
+    if run.paused or not any(row.status in ("waiting", "asked", "deferred") for _, row in listed.values()):
         return
     now, hold = ports.clock.now(), hold_of(ports, run)
-    listed = {row.site: (key, row) for key, row in rows(ports, run.id)}
     state = states(ports, run.loop)
     mine = {name for name, s in state.items() if s.run == run.id and s.action == "deploy"}
     updating = {name for name in mine if state[name].status in rollout.UPDATING}
@@ -135,7 +135,7 @@ def ask_waiting(ports: Ports, run: Run) -> None:
             continue
         if site.name not in mine:
             waiting += [site] if row.status in ("waiting", "asked") else []
-        elif seen.status == "asked" or (returned(seen) and now - (seen.observed_at or now) <= silence):
+        elif seen.status == "asked" or (returned(seen) and _spoke(seen)):
             again_.append(site.name)
     waiting.sort(key=lambda site: listed[site.name][0])
     room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
@@ -144,6 +144,11 @@ def ask_waiting(ports: Ports, run: Run) -> None:
     _mark(ports, run, [listed[name] for name in turn.held], "waiting", turn.held)
     asked = [_deployment(run, listed[name][1].wave, name, now) for name in (*turn.now, *again_)]
     _ask(ports, asked, suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+def _spoke(state: SiteState) -> bool:
+    """Since it was asked."""
+    return state.observed_at is not None and state.asked is not None and state.observed_at > state.asked
 
 
 def _mark(
@@ -172,7 +177,7 @@ def _mark(
 def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bool = False) -> None:
     """Ask every site on the run's list to go back, newest wave first, but for those that are on their way.
 
-    A site that was listed and not yet asked is asked, too, so that a late request finds a newer one there.
+    A site that has not answered yet is asked, too, so that a late request finds a newer one there.
     """
     now, fleet = ports.clock.now(), ports.configs.fleet(run.loop)
     known = {s.name: s for s in fleet.sites} if run.limits.rollout.rollback_in_windows else {}
@@ -183,6 +188,8 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
         if row.site in known and not windows.open_at(known[row.site], now, fleet.blackouts):
             continue
         state = state_of(ports, run.loop, row.site)
+        if state.run != run.id and row.status == "waiting":
+            continue  # it was not asked for anything
         if state.run == run.id and state.action == "rollback" and state.status != "asked":
             continue
         changes.append(
@@ -212,9 +219,9 @@ def carry_on(ports: Ports, run: Run) -> None:
 def _look_at_underway(ports: Ports, run: Run) -> None:
     """What its executor has begun goes on."""
     now = ports.clock.now()
-    for _, row in rows(ports, run.id):
+    for row in (row for _, row in rows(ports, run.id) if row.status == "underway"):
         state = state_of(ports, run.loop, row.site)
-        if row.status == "underway" and state.run == run.id and state.action != "adopt":
+        if state.run == run.id and state.action != "adopt":
             _look_again(ports, _change(state, run.loop, row.site, state.action, now))
 
 
@@ -247,13 +254,13 @@ def _fail_silent(ports: Ports, run: Run) -> None:
             follow_up(ports, run.loop, row.site, failed)
 
 
-def take_in(ports: Ports, loop: str, champion: str, run: Run | None) -> None:
-    """Sites that have joined the fleet get the loop's champion, by the run that made it; where none did, it is taken to
-    be there. `run`: that one."""
+def take_in(ports: Ports, loop: str, champion: str, run: Run | None, scoped: Collection[str]) -> None:
+    """Sites that have joined the fleet get the loop's champion by the `run` that made it; where none did, it is taken
+    to be there. Those `scoped` have a champion of their own."""
     fleet = ports.configs.fleet(loop)
     listed = {row.site for _, row in rows(ports, run.id)} if run else set()
     for site in fleet.sites:
-        if site.name in listed:
+        if site.name in listed or site.name in scoped:
             continue
         if ports.store.get(site_partition(loop, site.name), SITE) is None:
             adopt(ports, loop, site.name, champion)
@@ -575,7 +582,7 @@ def report(ports: Ports, run_id: str) -> None:
     event: WaveReported | RollbackReported
     if run.phase is Phase.ROLLING_OUT or (run.phase is Phase.AWAITING_APPROVAL and run.times):
         counts = rollout.count(((r.wave, r.status) for r in listed), run.wave, run.waves[run.wave].sites)
-        verified, failed, deferred, pending = counts
+        verified, failed, deferred, pending, removed = counts
         if pending and not failed:
             return
         because = next((r.reason for r in listed if r.status == "failed"), "")
@@ -588,6 +595,7 @@ def report(ports: Ports, run_id: str) -> None:
             failed=failed,
             deferred=deferred,
             pending=pending,
+            removed=removed,
             because=because,
         )
     elif run.phase is Phase.ROLLING_BACK:

@@ -18,7 +18,7 @@ from triggers import effects as do
 from triggers import events as on
 from triggers.config import Rollout
 from triggers.loop import Detector
-from triggers.run import Phase
+from triggers.run import Pause, Phase
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
 RUN = "line.2026-03-10.1"
@@ -165,6 +165,8 @@ def _all() -> dict[str, Golden]:
     for phase in Phase:
         run = a_run(phase, ended=NOW if phase.final else None, seen=frozenset({"job/1", "answer/1"}))
         made[f"Run-{phase}"] = Golden(run, type(run), "Run")
+    paused = a_run(Phase.ROLLING_OUT, paused=Pause(by="ann", at=NOW, reason="inventory"))
+    made["Run-paused"] = Golden(paused, type(paused), "Run")
     for kind in on.EVENTS:
         made[f"Event-{kind.__name__}"] = Golden(an_event(kind), on.AnyEvent, "Event")
     for effect in EFFECTS:

@@ -98,6 +98,8 @@ _MORE: dict[type[on.Event], dict[str, Any]] = {
     on.DeadlinePassed: {"phase": "training"},
     on.Cancelled: {"by": "ann", "reason": "wrong month"},
     on.RollBackAsked: {"by": "ann", "reason": "complaints"},
+    on.Paused: {"by": "ann", "reason": "inventory"},
+    on.Resumed: {"by": "ann", "reason": "inventory is over"},
     on.Superseded: {"by": "line.2026-03-11.2"},
 }
 

@@ -17,7 +17,7 @@ from triggers import events as on
 from triggers.config import Approval, Gates, Rollout, Training, duration
 from triggers.lifecycle import RULES, IllegalTransition, Step, advance, begin, enter
 from triggers.policy import Decision
-from triggers.run import FINAL, Limits, Phase, Run, WaveTimes
+from triggers.run import FINAL, Limits, Pause, Phase, Run, WaveTimes
 
 ALL = [(phase, kind) for phase in Phase for kind in on.EVENTS]
 UNRULED = [(p, k) for p, k in ALL if not p.final and (p, k) not in RULES]
@@ -116,7 +116,7 @@ def test_runs_move_only_along_declared_edges_and_never_out_of_a_final_phase(
         if after is not before:
             assert not before.final
             assert after in RULES[before, kind].leads_to
-    ends = [e for e in asked if isinstance(e, do.Announce) and e.kind != "progress"]
+    ends = [e for e in asked if isinstance(e, do.Announce) and e.kind not in ("progress", "paused")]
     assert len(ends) == (moves[-1][2].final if moves else 0), "an end is announced once"
 
 
@@ -279,9 +279,8 @@ def the_first_wave(run: Run, why: str) -> Step:
     moved = replace(
         run, phase=Phase.ROLLING_OUT, because=why, approved_by="ann", plan="p1", waves=waves, times=times, seen={"e"}
     )
-    deadline = do.SetDeadline(phase="rolling-out/0", at=NOW + 4 * DAY)
     told = do.Announce(kind="progress", title="line: wave 1 of 2 begins", text=why)
-    return Step(replace(moved, seen=frozenset({"e"})), (do.DeployWave(wave=0, candidate=NEW), deadline, told))
+    return Step(replace(moved, seen=frozenset({"e"})), (do.DeployWave(wave=0, candidate=NEW), told))
 
 
 def test_an_approval_starts_the_first_wave() -> None:
@@ -313,7 +312,6 @@ def test_a_verified_wave_starts_the_next_one_and_forgets_its_own_reports() -> No
     assert step.run.because == "wave 1: 1 verified, 0 deferred, 0 pending"
     assert step.effects == (
         do.DeployWave(wave=1, candidate=NEW),
-        do.SetDeadline(phase="rolling-out/1", at=NOW + 4 * DAY),
         do.Announce(kind="progress", title="line: wave 2 of 2 begins", text=step.run.because),
     )
 
@@ -358,11 +356,57 @@ def test_an_unhealthy_wave_takes_the_model_back_from_every_site_it_reached() -> 
     assert step.effects == the_way_back(1, why)
 
 
-def test_a_wave_that_takes_too_long_is_taken_back() -> None:
-    step = advance(a_run(Phase.ROLLING_OUT, because="0 verified"), an_event(on.DeadlinePassed, phase="rolling-out/0"))
+def out_of_time() -> Step:
+    return advance(a_run(Phase.ROLLING_OUT, because="0 verified"), an_event(on.DeadlinePassed, phase="rolling-out/0"))
+
+
+def test_a_wave_that_is_not_decided_in_time_is_paused_and_a_person_asked() -> None:
+    step = out_of_time()
     why = "wave 1 was not verified in time (0 verified)"
-    assert (step.run.phase, step.run.because) == (Phase.ROLLING_BACK, why)
+    assert (step.run.phase, step.run.because) == (Phase.ROLLING_OUT, why)
+    assert step.run.paused == Pause(by="driftloop", at=NOW, reason=why)
+    ask = do.SetDeadline(phase=f"paused/{NOW:%Y%m%dT%H%M%S}", at=NOW + 2 * DAY)
+    title = "line: wave 1 is inconclusive: resume it, or roll it back"
+    assert step.effects == (ask, do.Announce(kind="paused", title=title, text=f"{why}; unanswered for 2d, all go back"))
+
+
+def test_a_paused_wave_that_nobody_goes_on_with_is_taken_back() -> None:
+    run = out_of_time().run
+    step = advance(run, an_event(on.DeadlinePassed, "e2", phase=f"paused/{NOW:%Y%m%dT%H%M%S}"))
+    why = "wave 1 was not verified in time (0 verified), and nobody went on with it"
+    assert (step.run.phase, step.run.because, step.run.paused) == (Phase.ROLLING_BACK, why, None)
     assert step.effects == the_way_back(0, why)
+
+
+def test_a_resumed_wave_is_asked_again_and_its_reports_are_judged_again() -> None:
+    run = replace(out_of_time().run, seen=frozenset({"answer/1", "wave/1/0/0-0-0-1"}))
+    step = advance(run, an_event(on.Resumed))
+    assert (step.run.paused, step.run.seen) == (None, frozenset({"answer/1", "e"}))
+    assert step.effects == (do.DeployWave(wave=0, candidate=NEW),)
+    stale = an_event(on.DeadlinePassed, "e2", phase=f"paused/{NOW:%Y%m%dT%H%M%S}")
+    assert advance(step.run, stale) == Step(replace(step.run, seen=step.run.seen | {"e2"}))
+
+
+def test_a_person_pauses_and_the_wave_goes_no_further_but_for_the_way_back() -> None:
+    paused = advance(a_run(Phase.ROLLING_OUT), an_event(on.Paused))
+    assert (paused.run.paused, paused.effects) == (Pause(by="ann", at=NOW, reason="inventory"), ())
+    verified = advance(paused.run, an_event(on.WaveReported, "e2", verified=1))
+    assert (verified.run.wave, verified.effects) == (0, ())
+    late = advance(paused.run, an_event(on.DeadlinePassed, "e2", phase="rolling-out/0"))
+    assert (late.run.paused, late.effects) == (paused.run.paused, ())
+    failed = advance(paused.run, an_event(on.WaveReported, "e2", failed=1))
+    assert (failed.run.phase, failed.run.paused) == (Phase.ROLLING_BACK, None)
+
+
+def test_a_wave_that_is_verified_after_all_goes_on_without_a_person() -> None:
+    step = advance(out_of_time().run, an_event(on.WaveReported, "e2", verified=1))
+    assert (step.run.wave, step.run.paused) == (1, None)
+
+
+def test_the_way_back_has_time_for_windows_where_it_waits_for_them() -> None:
+    limits = Limits(rollout=Rollout(rollback_in_windows=True))
+    step = advance(a_run(Phase.ROLLING_OUT, limits=limits), an_event(on.RollBackAsked))
+    assert step.effects[1] == do.SetDeadline(phase="rolling-back", at=WAY_BACK + 14 * DAY)
 
 
 @pytest.mark.parametrize("kind", [on.RollBackAsked, on.Cancelled])

@@ -80,7 +80,7 @@ def test_every_site_in_scope_is_in_exactly_one_wave_of_its_ring(
     )
     assert all(fleet.site(s).ring == w.ring for w in waves for s in w.sites)
     assert [order.index(w.ring) for w in waves] == sorted(order.index(w.ring) for w in waves)
-    assert all(0 < len(w.sites) <= min(size or most, most) for w in waves)
+    assert all(0 < len(w.sites) <= (size or most) for w in waves)
 
 
 def test_a_plan_knows_its_summary_and_the_way_back_from_a_wave() -> None:
@@ -157,9 +157,10 @@ def test_the_count_of_a_wave_counts_failures_of_earlier_waves_and_sites_not_yet_
         (1, "applied"),
         (2, "failed"),
     ]
-    assert count(statuses, 1, 4) == (1, 2, 1, 1)
-    assert count(statuses, 1, 6) == (1, 2, 1, 3)
-    assert count([], 1, 2) == (0, 0, 0, 2)
+    assert count(statuses, 1, 4) == (1, 2, 1, 1, 0)
+    assert count(statuses, 1, 6) == (1, 2, 1, 3, 0)
+    assert count([(1, "removed"), (1, "verified")], 1, 2) == (1, 0, 0, 0, 1)
+    assert count([], 1, 2) == (0, 0, 0, 2, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(get_args(SiteStatus))), max_size=20), st.integers(0, 2))
@@ -201,6 +202,7 @@ def reported(**counts: Any) -> WaveReported:
             {},
             Verdict("inconclusive", "wave 2: 0 verified, 1 deferred, 0 pending; nobody has verified it"),
         ),
+        ({"removed": 2}, {}, Verdict("passed", "wave 2: 0 verified, 0 deferred, 0 pending")),
         (
             {"failed": 1},
             {"max_failed": 1},
@@ -209,7 +211,7 @@ def reported(**counts: Any) -> WaveReported:
     ],
 )
 def test_a_wave_is_judged_by_its_counts(counts: dict[str, Any], limits: dict[str, int], said: Verdict) -> None:
-    assert judge_wave(reported(**counts), Rollout(**limits)) == said
+    assert judge_wave(reported(**counts), Rollout(**limits), 10) == said
 
 
 @pytest.mark.parametrize("rate", [math.nan, -1.0])

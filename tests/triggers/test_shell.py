@@ -291,7 +291,7 @@ def test_a_site_that_says_nothing_in_time_is_no_success(world: World) -> None:
         world.pump()
     run = world.runs[-1]
     assert run.phase is Phase.ROLLING_BACK
-    assert run.because == "wave 1 was not verified in time (approved by ann)"
+    assert run.because == "wave 1: 1 failed, 0 tolerated (a: silent for 3 d)"
     assert world.plants["a"].serves == first
     world.half_day()
     assert world.runs[-1].phase is Phase.ROLLED_BACK
@@ -451,7 +451,7 @@ def test_a_freeze_holds_the_next_wave_until_it_ends(world: World) -> None:
     world.half_day()
     assert [p.serves for p in world.plants.all.values()] == [second, first, first]
     run = world.runs[-1].id
-    assert world.waiting() == [f"outbox/{run}/wave/{run}/0/1-0-0-0/0"]
+    assert world.waiting() == [f"outbox/{run}/wave/{run}/0/1-0-0-0-0/0"]
     world.clock.advance(MINUTE)
     loop.unfreeze(world.ports, "line", "ann")
     world.pump()

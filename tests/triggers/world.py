@@ -193,7 +193,8 @@ def put_candidate(blobs: FileBlobs, reference: bytes, name: str) -> str:
     layer = codec.digest(reference)
     said = {"format": 1, "loop": "line", "schema": {"version": "1"}, "task": "binary"}
     lineage = {"run": name, "code": "c1", "environment": "python 3.11"}
-    manifest = msgspec.json.encode({**said, "files": {"reference.bin": {"sha256": layer}}, "lineage": lineage})
+    files = {"reference.bin": {"sha256": layer, "bytes": len(reference)}}
+    manifest = msgspec.json.encode({**said, "files": files, "lineage": lineage})
     digest = codec.digest(manifest)
     blobs.put(f"layers/{layer}", reference)
     blobs.put(f"candidates/{digest}/manifest.json", manifest)

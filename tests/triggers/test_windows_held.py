@@ -1,0 +1,200 @@
+"""A rollout in its windows: who is asked when, what a freeze, a pause and a change of the fleet do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.triggers.samples import replace
+from tests.triggers.world import DAY, HALF, LOOP, START, World, a_reference, put_candidate
+from triggers import events, loop, sites
+from triggers.config import Blackout, Fleet, Rollout, Site, Window
+from triggers.run import Phase
+
+NIGHT = Window(cron="0 23 * * *", duration="3h")  # open at midnight, when the world speaks
+LIMITS = replace(LOOP.rollout, max_unavailable=3, install="1h")
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Any:
+    made: list[World] = []
+
+    def build(fleet: Fleet, limits: Rollout = LIMITS) -> World:
+        world = World(tmp_path / str(len(made)), a_loop=replace(LOOP, rollout=limits), fleet=fleet)
+        made.append(world)
+        world.begin()
+        return world
+
+    yield build
+    for world in made:
+        world.close()
+
+
+Worlds = Callable[..., World]
+
+
+def rolling(world: World, name: str = "second") -> str:
+    """A candidate somebody made, through the gate and approved at noon of the first day."""
+    world.half_day()
+    made = put_candidate(world.blobs, a_reference(0.1), name)
+    loop.submit(world.ports, "line", made, "carol", "better")
+    world.pump()
+    assert world.answer() == ""
+    return made
+
+
+def row(world: World, site: str) -> tuple[str, str]:
+    found = next(r for _, r in sites.rows(world.ports, world.runs[-1].id) if r.site == site)
+    return found.status, found.reason
+
+
+def serving(world: World) -> list[str]:
+    return [p.serves for p in world.plants.all.values()]
+
+
+def test_a_site_is_asked_in_its_window_and_the_list_says_what_it_waits_for(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"), Site(name="b", windows=(NIGHT,)))))
+    second = rolling(world)
+    assert row(world, "b") == ("waiting", "its window opens at 2026-03-01 23:00 UTC")
+    assert serving(world)[1] != second
+    world.half_day()
+    assert serving(world) == [second] * 2
+    world.until("verified")
+    assert world.plants["b"].applied == [second]
+
+
+def test_a_change_that_would_not_end_in_the_window_does_not_begin(worlds: Worlds) -> None:
+    slow = {"link_kbps": len(a_reference(0.1)) * 8 / 1000 / 2.5 / 3600}  # 2.5 hours for a candidate, 1 to install it
+    fleet = Fleet(sites=(Site(name="a"), Site(name="b", windows=(NIGHT,), **slow)))  # type: ignore[arg-type]
+    world = worlds(fleet)
+    second = rolling(world)
+    world.days(2)
+    assert row(world, "b") == ("waiting", "no window within a year is 3 h 30 min long")
+    assert serving(world) == [second, world.state("a").before]
+    run = world.until("rolled-back", days=8)
+    assert "wave 1 was not verified in time" in run.because
+    assert run.because.endswith("and nobody went on with it; 1 sites taken back")
+
+
+def test_a_request_that_arrives_after_its_window_has_closed_changes_nothing(worlds: Worlds) -> None:
+    fleet = Fleet(sites=(Site(name="a", windows=(Window(cron="30 0 * * *", duration="2h"),)),))
+    world = worlds(fleet)
+    second = rolling(world)
+    world.clock.advance(timedelta(hours=12, minutes=30))
+    loop.sweep(world.ports, "line")
+    assert row(world, "a")[0] == "asked"
+    world.clock.advance(timedelta(hours=1, seconds=1))  # an hour's change would end after the window
+    world.pump()
+    assert serving(world) != [second]
+    world.clock.advance(DAY - timedelta(minutes=60))
+    loop.sweep(world.ports, "line")
+    world.pump()
+    assert serving(world) == [second]
+
+
+def test_a_blackout_of_the_fleet_beats_every_window(worlds: Worlds) -> None:
+    no = Blackout(start=START, end=START + 2 * DAY, reason="inventory")
+    world = worlds(Fleet(sites=(Site(name="a"), Site(name="b", windows=(NIGHT,))), blackouts=(no,)))
+    second = rolling(world)
+    world.days(1)
+    assert second not in serving(world)
+    assert row(world, "a") == ("waiting", "its window opens at 2026-03-03 00:00 UTC")
+    world.days(0.5)
+    assert serving(world) == [second] * 2
+
+
+def test_no_more_sites_change_at_once_than_may_be_unavailable(worlds: Worlds) -> None:
+    fleet = Fleet(sites=tuple(Site(name=n) for n in "abcdef"))
+    limits = replace(LIMITS, wave_size=6, max_unavailable=2, max_concurrent=1)
+    world = worlds(fleet, limits)
+    second = rolling(world)
+    assert serving(world).count(second) == 1
+    world.plants["f"].online = False
+    for n in range(1, 5):
+        world.half_day()
+        assert serving(world).count(second) == min(n + 1, 5)
+    assert world.runs[-1].phase is Phase.ROLLING_OUT
+
+
+def test_offline_sites_block_others_only_beyond_what_may_be_unavailable(worlds: Worlds) -> None:
+    fleet = Fleet(sites=tuple(Site(name=n) for n in "abcd"))
+    world = worlds(fleet, replace(LIMITS, wave_size=4, max_unavailable=2))
+    for name in "ab":
+        world.plants[name].online = False
+    second = rolling(world)
+    world.days(1)
+    assert serving(world)[2:] != [second] * 2, "two are unavailable: as many as may be"
+    assert row(world, "d") == ("waiting", "as many sites as may be are unavailable")
+    world.plants["a"].online = True
+    world.until("verified")
+    assert [serving(world)[0], *serving(world)[2:]] == [second] * 3
+
+
+def test_a_frozen_site_waits_and_the_others_go_on(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abc")))
+    loop.freeze(world.ports, "line/b", "ann", "inventory")
+    second = rolling(world)
+    world.days(1)
+    assert [p == second for p in serving(world)] == [True, False, True]
+    assert row(world, "b") == ("waiting", "line/b frozen by ann: inventory")
+    loop.unfreeze(world.ports, "line/b", "ann")
+    world.pump()
+    assert serving(world) == [second] * 3
+
+
+def test_a_paused_rollout_asks_nobody_until_it_is_resumed(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"), Site(name="b"))), replace(LIMITS, wave_size=1))
+    second = rolling(world)
+    run = world.runs[-1].id
+    loop.ask(world.ports, run, events.Paused, "ann", "inventory")
+    world.days(6)
+    assert (world.runs[-1].phase, world.runs[-1].wave) == (Phase.ROLLING_OUT, 0)
+    assert serving(world)[1] != second
+    loop.ask(world.ports, run, events.Resumed, "ann", "inventory is over")
+    world.until("verified")
+    assert serving(world) == [second] * 2
+
+
+def test_the_way_back_needs_no_window_unless_loop_yaml_says_so(worlds: Worlds) -> None:
+    fleet = Fleet(sites=(Site(name="a", windows=(NIGHT,)),))
+    at_once, patient = worlds(fleet), worlds(fleet, replace(LIMITS, rollback_in_windows=True))
+    for world, waits in ((at_once, False), (patient, True)):
+        second = rolling(world)
+        world.half_day()
+        assert serving(world) == [second]
+        world.clock.advance(HALF)
+        loop.ask(world.ports, world.runs[-1].id, events.RollBackAsked, "ann", "complaints")
+        world.pump()
+        assert (serving(world) == [second]) is waits
+        world.until("rolled-back", days=2)
+        assert serving(world) != [second]
+
+
+def test_a_site_that_joins_gets_the_candidate_in_its_rings_turn_and_one_that_leaves_is_not_waited_for(
+    worlds: Worlds,
+) -> None:
+    lab, rest = Site(name="a", ring="lab"), tuple(Site(name=n, ring="plant") for n in "bc")
+    world = worlds(Fleet(sites=(lab, *rest)))
+    second = rolling(world)
+    world.plants.all["new"] = type(world.plants["a"])("new", serves=world.plants["b"].serves)
+    world.configs.sites = Fleet(sites=(lab, rest[0], Site(name="new", ring="plant")))
+    world.until("verified")
+    assert [world.plants[n].serves == second for n in ("a", "b", "c", "new")] == [True, True, False, True]
+    assert row(world, "c")[0] == "removed"
+    assert row(world, "new")[0] == "verified"
+
+
+def test_a_site_that_joins_between_rollouts_gets_the_champion(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"),)))
+    old = world.plants["a"].serves
+    second = rolling(world)
+    world.until("verified")
+    world.plants.all["new"] = type(world.plants["a"])("new", serves=old)
+    world.configs.sites = Fleet(sites=(Site(name="a"), Site(name="new")))
+    world.days(2)
+    assert world.plants["new"].serves == second
+    assert (world.state("new").status, world.state("new").last_good) == ("verified", second)

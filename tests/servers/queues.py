@@ -92,10 +92,14 @@ class Queue:
     def complete(self, entry: Entry) -> None:
         del self.entries[entry.sequence]
 
+    def release(self, entry: Entry) -> None:
+        """Back to its place, as if it had never been delivered: its receiver was not receiving."""
+        entry.state, entry.token, entry.holder = "active", None, None
+
     def unlock(self, entry: Entry, now: int) -> None:
         """Back to its place, and once more delivered in vain."""
+        self.release(entry)
         entry.count += 1
-        entry.state, entry.token, entry.holder = "active", None, None
         if entry.count >= self.deliveries:
             why = f"Message could not be consumed after {self.deliveries} delivery attempts."
             self.bury(entry, now, "MaxDeliveryCountExceeded", why)

@@ -356,7 +356,7 @@ class Peer(Handler):
 
     def _decide(self, queue: Queue, entry: Entry, delivery: Any, now: int) -> None:
         outcome = delivery.remote_state
-        names = {Delivery.ACCEPTED: "complete", Delivery.REJECTED: "dead-letter"}
+        names = {Delivery.ACCEPTED: "complete", Delivery.REJECTED: "dead-letter", Delivery.RELEASED: "release"}
         self.log.append((names.get(outcome, "abandon"), queue.name))
         if outcome == Delivery.ACCEPTED:
             queue.complete(entry)
@@ -364,6 +364,8 @@ class Peer(Handler):
             condition = delivery.remote.condition
             said = _plain(condition.info if condition else None)
             queue.bury(entry, now, said.get("DeadLetterReason"), said.get("DeadLetterErrorDescription"))
+        elif outcome == Delivery.RELEASED:
+            queue.release(entry)
         else:
             queue.unlock(entry, now)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 DAYS, BEFORE, A_DAY = 60, 30, 60
+"""Days in all and of bootstrap; rows of a day from each plant."""
+
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
 LOOP = """
@@ -20,8 +22,8 @@ schema:
   features: [{{name: heat}}, {{name: load}}, {{name: tool, kind: category}}]
 bootstrap: {{until: {until}}}
 drift: {{minimum_rows: 30}}
-retrain: {{confirm: 2, cooldown: 3d, minimum_rows: 300}}
-training: {{window: 20d, holdout: 4d}}
+retrain: {{confirm: 2, cooldown: 10d, minimum_rows: {minimum_rows}}}
+training: {{window: 20d, holdout: {holdout}}}
 gates: {{minimum_rows: 100, confidence: 0.8}}
 approval: {{approvers: [operator]}}
 rollout: {{rings: [first, rest], minimum_requests: 20}}
@@ -29,13 +31,20 @@ rollout: {{rings: [first, rest], minimum_requests: 20}}
 FLEET = "sites: [{name: north, ring: first}, {name: south, ring: rest}]\n"
 
 
-def write(folder: Path, start: datetime = START, days: int = DAYS) -> Path:
-    """rows.csv, loop.yaml and fleet.yaml: the first 30 days are the bootstrap, six days later the world changes."""
+def write(
+    folder: Path,
+    start: datetime = START,
+    days: int = DAYS,
+    changes: int = 6,
+    holdout: str = "4d",
+    minimum_rows: int = 300,
+) -> Path:
+    """rows.csv, loop.yaml and fleet.yaml; so many days after the bootstrap the world changes."""
     random = np.random.default_rng(3)
     lines = ["piece,time,plant,heat,load,tool,scrap"]
     for day in range(days):
         for plant in ("north", "south"):
-            changed = day >= BEFORE + 6
+            changed = day >= BEFORE + changes
             heat = random.normal(3.0 * changed, 1.0, A_DAY)
             load = random.normal(0.0, 1.0, A_DAY)
             wrong = random.random(A_DAY) < 1 / (1 + np.exp(-(-2.0 if changed else 2.0) * load))
@@ -46,6 +55,6 @@ def write(folder: Path, start: datetime = START, days: int = DAYS) -> Path:
                 lines.append(row)
     (folder / "rows.csv").write_text("\n".join(lines))
     until = (start + timedelta(days=BEFORE)).isoformat().replace("+00:00", "Z")
-    (folder / "loop.yaml").write_text(LOOP.format(until=until))
+    (folder / "loop.yaml").write_text(LOOP.format(until=until, holdout=holdout, minimum_rows=minimum_rows))
     (folder / "fleet.yaml").write_text(FLEET)
     return folder

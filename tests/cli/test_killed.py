@@ -14,55 +14,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cli import inputs
+from tests.cli import line
 from triggers.config import parse_loop
 
 ROOT = Path(__file__).resolve().parents[2]
-DAYS, BEFORE, A_DAY = 60, 30, 60
-
-LOOP = """
-loop: line
-schema:
-  timestamp: time
-  site: plant
-  id: piece
-  label: scrap
-  features: [{name: heat}, {name: load}, {name: tool, kind: category}]
-bootstrap: {until: 2024-01-31T00:00:00Z}
-drift: {minimum_rows: 30}
-retrain: {confirm: 2, cooldown: 10d, minimum_rows: 300}
-training: {window: 20d, holdout: 4d}
-gates: {minimum_rows: 100, confidence: 0.8}
-approval: {approvers: [operator]}
-rollout: {rings: [first, rest], minimum_requests: 20}
-"""
-FLEET = "sites: [{name: north, ring: first}, {name: south, ring: rest}]\n"
 
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two plants; ten days after the bootstrap the machines run hotter, and what makes scrap turns round."""
-    folder = tmp_path_factory.mktemp("line")
-    random = np.random.default_rng(3)
-    lines = ["piece,time,plant,heat,load,tool,scrap"]
-    for day in range(DAYS):
-        for plant in ("north", "south"):
-            changed = day >= BEFORE + 6
-            heat = random.normal(3.0 * changed, 1.0, A_DAY)
-            load = random.normal(0.0, 1.0, A_DAY)
-            wrong = random.random(A_DAY) < 1 / (1 + np.exp(-(-2.0 if changed else 2.0) * load))
-            tool = random.choice(["drill", "mill"], A_DAY)
-            for i in range(A_DAY):
-                at = 1_704_067_200 + day * 86_400 + i * (86_400 // A_DAY)
-                row = f"{plant}-{day}-{i},{at},{plant},{heat[i]:.3f},{load[i]:.3f},{tool[i]},{int(wrong[i])}"
-                lines.append(row)
-    lines += [lines[-1], lines[-2], "x-1,,south,0,0,drill,0"]
-    (folder / "rows.csv").write_text("\n".join(lines))
-    (folder / "loop.yaml").write_text(LOOP)
-    (folder / "fleet.yaml").write_text(FLEET)
+    """The line, with two rows that come twice and one without a time."""
+    folder = line.write(tmp_path_factory.mktemp("line"))
+    rows = (folder / "rows.csv").read_text().splitlines()
+    (folder / "rows.csv").write_text("\n".join([*rows, rows[-1], rows[-2], "x-1,,south,0,0,drill,0"]))
     return folder
 
 
@@ -75,8 +41,7 @@ def command(folder: Path, state: Path) -> list[str]:
 def ended(folder: Path, state: Path, status: int = 0, **environment: str) -> str:
     """What a replay printed."""
     env = {**os.environ, **environment}
-    line = command(folder, state)
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(command(folder, state), cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", done.stdout + done.stderr)
 
@@ -121,8 +86,8 @@ def test_on_a_terminal_it_draws_where_it_is(alone: tuple[str, dict[str, Any]]) -
 
 def test_rows_that_are_left_out_are_counted_by_reason(alone: tuple[str, dict[str, Any]]) -> None:
     drawn, found = alone
-    last = DAYS - 1
-    again = f"rows whose id came before (south-{last}-{A_DAY - 2}, south-{last}-{A_DAY - 1})"
+    last = line.DAYS - 1
+    again = f"rows whose id came before (south-{last}-{line.A_DAY - 2}, south-{last}-{line.A_DAY - 1})"
     assert found["left_out"] == {"rows without a time": 1, again: 2}
     assert "left out: 1 rows without a time; 2 rows whose id came before" in drawn
 
@@ -130,7 +95,7 @@ def test_rows_that_are_left_out_are_counted_by_reason(alone: tuple[str, dict[str
 def test_a_loop_that_cannot_be_read_stops_no_other_and_the_end_is_red(alone: tuple[str, dict[str, Any]]) -> None:
     drawn, found = alone
     checks = found["figures"]["failed"]["check_drift"]
-    assert checks >= DAYS - BEFORE
+    assert checks >= line.DAYS - line.BEFORE
     assert found["figures"]["errors"]["check_drift"] == checks
     assert f"failed for good: check_drift, {checks} times" in drawn
     assert "done for 1 of 2 loops, not for bad (Wrong: bad/loop.yaml" in drawn.replace("config/", "")
@@ -156,7 +121,7 @@ def test_a_killed_replay_goes_on_and_ends_as_it_would_have(
 ) -> None:
     _, wanted = alone
     assert [run["phase"] for run in wanted["runs"]][-1] == "verified", wanted["runs"]
-    assert wanted["rows"] == (DAYS - BEFORE) * 2 * A_DAY
+    assert wanted["rows"] == (line.DAYS - line.BEFORE) * 2 * line.A_DAY
     random = np.random.default_rng(int(os.environ.get("KILL_SEED", "1")))
     state = tmp_path / "killed"
     for after in random.uniform(3.0, 13.0, 3):

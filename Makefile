@@ -41,7 +41,7 @@ test-wire:
 	@$(py) -m pytest -m "wire and not nightly" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-nightly:
-	@$(setup) test
+	@$(setup) wire
 	@$(py) -m pytest -m nightly $(ARGS) || [ $$? -eq 5 ]
 
 lint:

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from triggers.errors import DriftloopError, Refused
+from triggers.errors import DriftloopError, Misconfigured
 from triggers.ports import Queue
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _azure() -> Iterator[Finding]:
     for setting in table_of_settings():
         try:
             setting.__get__(settings, Settings)
-        except Refused as problem:
+        except Misconfigured as problem:
             yield Finding("error", f"setting {setting.name}", str(problem))
     host.azure.cache_clear()
     azure = host.azure()
@@ -213,7 +213,7 @@ def _clock(azure: Azure) -> Iterator[Finding]:
         connection.request("HEAD", "/")
         said = connection.getresponse().headers["Date"]
         connection.close()
-    except (Refused, OSError, http.client.HTTPException):
+    except (Misconfigured, OSError, http.client.HTTPException):
         return  # said already, as a setting or a service
     skew = datetime.now(UTC) - parsedate_to_datetime(said)
     well = abs(skew) < SKEW

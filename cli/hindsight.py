@@ -27,7 +27,7 @@ from drift.report import Limits, Report, assess
 from drift.windows import Window
 from triggers import gates, policy
 from triggers.config import METRICS, Fleet, Loop, duration
-from triggers.errors import Refused
+from triggers.errors import Misconfigured, Refused
 from triggers.events import Comparison, Evidence
 from triggers.loop import drift_limits
 
@@ -359,7 +359,7 @@ class Hindsight:
         say(f"{iso(now)[:10]} {'retraining' if world.retrain else 'would retrain'} for {decision.scope}")
         try:
             made = world.champion(name, start, end, sites)
-        except (Refused, JobFailed) as problem:
+        except (Refused, Misconfigured, JobFailed) as problem:
             told |= {"outcome": "failed", "verdict": str(problem)}
             return
         if world.retrain:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from triggers.errors import DriftloopError, Refused
+from triggers.errors import DriftloopError, Misconfigured, Refused
 
 VERSION = "0.1.0"
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except DriftloopError as e:
         print(e if "problems" in e.fields else f"driftloop: {e}", file=sys.stderr)
-        return 2 if isinstance(e, Refused) else 1
+        return 2 if isinstance(e, Refused | Misconfigured) else 1
     except BrokenPipeError:  # whoever read along has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

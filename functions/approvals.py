@@ -11,7 +11,7 @@ import msgspec
 from functions import answers, approval_page, host, pages, people, traces
 from triggers import approval, loop, views
 from triggers.approval import Answer, Request
-from triggers.errors import DriftloopError, Offline, Refused, Retry
+from triggers.errors import DriftloopError
 from triggers.ports import Person
 
 bp = func.Blueprint()
@@ -47,7 +47,7 @@ def show_approval(req: func.HttpRequest) -> func.HttpResponse:
         return pages.respond(401, pages.signed_out("Only who is signed in may see what is asked."))
     try:
         return pages.respond(200, _page(req.route_params["run"], person))
-    except (Refused, Retry, Offline) as problem:
+    except DriftloopError as problem:
         return _sorry(problem)
 
 
@@ -75,7 +75,7 @@ def answer_approval(req: func.HttpRequest) -> func.HttpResponse:
         if wrong:
             return _again(req, 409, run, person, given, wrong)
         return _counted(req, run, person)
-    except (Refused, Retry, Offline) as problem:
+    except DriftloopError as problem:
         return _sorry(problem)
 
 

@@ -16,7 +16,7 @@ import msgspec
 from azure.functions.meta import Datum
 
 from functions import answers, azureml, deployments, sources, telemetry, training, wire
-from triggers.errors import Retry
+from triggers.errors import Misconfigured, Retry
 
 bp = func.Blueprint()
 
@@ -65,7 +65,7 @@ def accept_events(req: func.HttpRequest) -> func.HttpResponse:
         return _validated(events)
     try:
         taken = sum(map(_take, events))
-    except Retry as later:
+    except (Misconfigured, Retry) as later:
         return answers.problem(503, str(later))
     return answers.data({"events": len(events), "taken": taken})
 
@@ -81,7 +81,7 @@ def _validated(events: list[dict[str, Any]]) -> func.HttpResponse:
 
 
 def _take(event: dict[str, Any]) -> bool:
-    """Hand an event to its function; False for one that is nobody's. Raises Retry."""
+    """Hand an event to its function; False for one that is nobody's. Raises Retry, Misconfigured."""
     kind = event.get("type", event.get("eventType"))
     name = next((n for n, types in wire.SUBSCRIPTIONS.items() if isinstance(kind, str) and kind in types), None)
     if name is None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 from triggers.ports import Ports
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def local() -> Local:
 
 
 def _start(text: str) -> datetime | None:
-    """Raises Refused where it is no time; one without a zone is UTC."""
+    """Raises Misconfigured where it is no time; one without a zone is UTC."""
     try:
         start = datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise Refused(f"DRIFTLOOP_CLOCK is {text!r}: it is a time such as 2026-03-01T06:00:00Z") from None
+        raise Misconfigured(f"DRIFTLOOP_CLOCK is {text!r}: it is a time such as 2026-03-01T06:00:00Z") from None
     return start.replace(tzinfo=UTC) if start and start.tzinfo is None else start
 
 
@@ -69,10 +69,10 @@ def azure() -> Azure:
 
 @cache
 def ports() -> Ports:
-    """Everything the shell may touch. Raises Refused where a setting is wrong."""
+    """Everything the shell may touch. Raises Misconfigured where a setting is wrong."""
     profile = setting("DRIFTLOOP_PROFILE")
     if profile == "local":
         return local().ports
     if profile == "azure":
         return azure().ports
-    raise Refused(f"DRIFTLOOP_PROFILE is {profile!r}: it is `local` or `azure`")
+    raise Misconfigured(f"DRIFTLOOP_PROFILE is {profile!r}: it is `local` or `azure`")

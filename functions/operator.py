@@ -9,7 +9,7 @@ import azure.functions as func
 
 from functions import answers, host, pages, people
 from triggers import loop, quarantine, views
-from triggers.errors import NotFound, Offline, Refused, Retry
+from triggers.errors import DriftloopError, NotFound, Refused
 from triggers.ports import Person, Ports
 
 bp = func.Blueprint()
@@ -28,7 +28,7 @@ def _read(view: Callable[[Ports], object]) -> func.HttpResponse:
         return answers.data(view(host.ports()))
     except _BadQuery as problem:
         return answers.problem(400, str(problem))
-    except (Refused, Retry, Offline) as problem:
+    except DriftloopError as problem:
         status = people.reaction(problem)
         return answers.problem(500 if status == 409 else status, str(problem))  # what only looks is never in the way
 
@@ -97,7 +97,7 @@ def show_quarantined(req: func.HttpRequest) -> func.HttpResponse:
         return answers.problem(403 if person else 401, "for who may operate: sign in first")
     try:
         body = quarantine.content(host.ports(), req.route_params["loop"], req.route_params["id"])
-    except (Refused, Retry) as problem:
+    except DriftloopError as problem:
         return answers.problem(people.reaction(problem), str(problem))
     headers = {**answers.SECURITY, "Content-Disposition": "attachment"}
     return func.HttpResponse(body, mimetype="application/octet-stream", headers=headers)
@@ -239,7 +239,7 @@ def report(req: func.HttpRequest) -> func.HttpResponse:
         return answers.problem(404, "no such report")
     try:
         body = host.ports().blobs.get(name)
-    except (Refused, Retry) as problem:
-        return answers.problem(people.reaction(problem) if isinstance(problem, Retry) else 404, str(problem))
+    except DriftloopError as problem:
+        return answers.problem(404 if isinstance(problem, Refused) else people.reaction(problem), str(problem))
     headers = {**answers.SECURITY, "Content-Security-Policy": pages.REPORT_POLICY}
     return func.HttpResponse(body, mimetype="text/html", headers=headers)

@@ -11,9 +11,8 @@ import azure.functions as func
 import msgspec
 
 from functions import answers, host, pages
-from triggers.errors import DriftloopError, NotFound, Offline, Refused, Retry
+from triggers.errors import DriftloopError, Misconfigured, NotFound, Offline, Retry
 from triggers.ports import Person, Ports
-from triggers.reading import Wrong
 
 bp = func.Blueprint()
 
@@ -98,7 +97,7 @@ def reaction(problem: DriftloopError) -> int:
     """The status that an error asks for; a configuration that is wrong is nothing that who asks can mend."""
     if isinstance(problem, NotFound):
         return 404
-    if isinstance(problem, Wrong):
+    if isinstance(problem, Misconfigured):
         return 500
     return 503 if isinstance(problem, Retry | Offline) else 409
 
@@ -131,7 +130,7 @@ def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], Mapp
         return answers.problem(422, wrong)
     try:
         return answers.data(change(host.ports(), person, asked), status=202)
-    except (Refused, Retry, Offline) as problem:
+    except DriftloopError as problem:
         return answers.problem(reaction(problem), str(problem))
 
 

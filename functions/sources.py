@@ -9,7 +9,7 @@ import azure.functions as func
 from functions import host, wire
 from functions.each import each_loop
 from triggers import codec
-from triggers.errors import Refused
+from triggers.errors import Misconfigured, Refused
 from triggers.ports import Message
 
 if TYPE_CHECKING:
@@ -27,13 +27,20 @@ def hear_upload(message: func.CloudEvent) -> None:
     ports = host.ports()
     if ports.uploads is None:
         raise Refused("this profile takes no uploaded files")
-    name = ports.uploads.name(wire.uploaded(message.get_json()))
+    name, misconfigured = ports.uploads.name(wire.uploaded(message.get_json())), None
     for loop in ports.configs.loops():
-        for upload in ports.configs.loop(loop).telemetry.uploads:
+        try:
+            uploads = ports.configs.loop(loop).telemetry.uploads
+        except Misconfigured as problem:
+            misconfigured = problem
+            continue
+        for upload in uploads:
             parts = upload.match(name)
             if parts is not None:
                 count_file(ports, loop, upload, name, parts)
                 return
+    if misconfigured is not None:
+        raise misconfigured
 
 
 @bp.timer_trigger(arg_name="timer", schedule="%LogsSchedule%")

@@ -10,7 +10,7 @@ import azure.functions as func
 
 from drift.telemetry import MAX_BYTES
 from functions import answers, host, wire
-from triggers.errors import Refused, Retry
+from triggers.errors import Misconfigured, Refused, Retry
 from triggers.ports import Message
 
 bp = func.Blueprint()
@@ -28,7 +28,7 @@ def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
         return answers.problem(400, "a batch has a body")
     try:
         host.ports().bus.send("telemetry", [Message(id=str(uuid4()), body=payload)])
-    except (Refused, Retry) as later:  # refused: a setting of ours is wrong, and may be right tomorrow
+    except (Misconfigured, Retry) as later:
         return answers.problem(503, str(later))
     return answers.data({"accepted": 1}, status=202)
 

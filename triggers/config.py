@@ -640,7 +640,7 @@ class Fleet(Section, frozen=True, kw_only=True):
 
 
 def parse_loop(text: str, file: str = "loop.yaml") -> Loop:
-    """Raises Wrong (a Refused) with every problem: `file:line: field: what is wrong; what was expected`."""
+    """Raises Wrong with every problem: `file:line: field: what is wrong; what was expected`."""
     return Document(text, file).read(Loop, _loop_problems)
 
 

@@ -27,5 +27,9 @@ class NotFound(Refused):
     """What was named does not exist."""
 
 
+class Misconfigured(DriftloopError):
+    """A setting or a configuration of ours is wrong: say what to mend. What came meanwhile is not to blame, and waits."""
+
+
 class Offline(DriftloopError):
     """A site cannot be reached now; it is deferred, not failed."""

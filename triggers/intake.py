@@ -24,7 +24,7 @@ from drift.windows import Window
 from triggers import codec, quarantine, sites
 from triggers.candidates import reference
 from triggers.config import Fleet, Loop, Site, duration
-from triggers.errors import NotFound, Refused
+from triggers.errors import Misconfigured, NotFound, Refused
 from triggers.ports import Ports
 from triggers.records import BatchRecord, Orphans, SiteState, Unit, again, site_partition
 
@@ -73,10 +73,11 @@ class _Unstorable(Exception):
 def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, verify: bool = True) -> Intake:
     """Count what can be counted and quarantine the rest; durable when it returns. One bad batch costs only itself.
 
+    Batches of a loop whose configuration is wrong wait: Misconfigured is raised when the others are counted.
     `backfill` takes history of any age, which says nothing of what a site serves now; without `verify` it is an
     operator who vouches for it, not the site's key.
     """
-    done = Intake()
+    done, misconfigured = Intake(), None
     by_site: dict[tuple[str, str], list[_Arrival]] = {}
     configured: dict[str, tuple[Loop, Fleet, Schema]] = {}
     for payload in payloads:
@@ -88,6 +89,9 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
             loop, fleet, schema = configured[header.loop]
             _admit(ports, payload, header, loop, fleet, late=backfill, verify=verify)
             batch = envelope.decode(payload, schema)
+        except Misconfigured as problem:
+            misconfigured = problem
+            continue
         except (_Bad, envelope.BadBatch, Refused) as problem:
             done.reasons.append(_quarantine(ports, payload, header, str(problem)))
             continue
@@ -95,6 +99,8 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
         by_site.setdefault((batch.loop, batch.site), []).append(arrival)
     for (loop_name, site), arrivals in by_site.items():
         _fold(ports, configured[loop_name][0], site, arrivals, done, backfill)
+    if misconfigured is not None:
+        raise misconfigured
     return done
 
 

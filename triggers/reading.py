@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import inspect
 
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 
 Path = tuple[str | int, ...]
 Told = frozenset[Path]
@@ -56,7 +56,7 @@ class Problem:
         return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path).removeprefix(".")
 
 
-class Wrong(Refused):
+class Wrong(Misconfigured):
     """A configuration that cannot be used; `problems` says all that is wrong with it, a line each."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

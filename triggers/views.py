@@ -12,7 +12,7 @@ from triggers import approval, candidates, codec, lifecycle, loop, rollout, site
 from triggers import events as on
 from triggers import quarantine as kept
 from triggers.config import Approval, Fleet, Loop, Site, duration
-from triggers.errors import NotFound, Refused
+from triggers.errors import Misconfigured, NotFound, Refused
 from triggers.policy import Decision, Finding
 from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
@@ -295,7 +295,7 @@ def loops(ports: Ports) -> Loops:
     for name in ports.configs.loops():
         try:
             found.append(loop_view(ports, name))
-        except Refused as e:
+        except (Refused, Misconfigured) as e:
             unreadable.append(Unreadable(name=name, problem=str(e)))
     return Loops(now=ports.clock.now(), loops=found, unreadable=unreadable, frozen_all=_freeze(ports, "all"))
 

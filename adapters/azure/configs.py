@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.azure.blobs import BlobStore
 from triggers.config import Fleet, Loop
-from triggers.errors import NotFound, Refused
+from triggers.errors import Misconfigured, NotFound
 
 FRESH_S = 30.0
 """For so long what was read is not asked for again; then only whether its ETag is still the same."""
@@ -38,7 +38,7 @@ class BlobConfigs:
         return sorted(parts[0] for parts in found if parts[1:] == ["loop.yaml"])
 
     def loop(self, name: str) -> Loop:
-        """Raises NotFound, and Refused where it was never right."""
+        """Raises NotFound, and Misconfigured where it was never right."""
         from triggers.config import parse_loop
 
         found: Loop = self._read(name, "loop.yaml", parse_loop)
@@ -71,8 +71,8 @@ class BlobConfigs:
         data, etag = found
         try:
             return _Kept(parse(data.decode(), name), etag, now)
-        except (Refused, UnicodeDecodeError) as error:
+        except (Misconfigured, UnicodeDecodeError) as error:
             if kept is None:
-                raise error if isinstance(error, Refused) else Refused(f"{name}: not UTF-8: {error}") from error
+                raise error if isinstance(error, Misconfigured) else Misconfigured(f"{name}: not UTF-8") from error
             log.error("%s is wrong, and what it said before goes on to hold: %s", name, error)
             return _Kept(kept.value, etag, now)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 from urllib.parse import urlsplit
 
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 
 T = TypeVar("T")
 
@@ -130,13 +130,13 @@ class Setting(Generic[T]):
             return self.default
         if not said:
             example = f", for example {self.example}" if self.example else ""
-            raise Refused(f"the app setting {self.name} is missing: {self.purpose}{example}", setting=self.name)
+            raise Misconfigured(f"the app setting {self.name} is missing: {self.purpose}{example}", setting=self.name)
         try:
             return self._parse(said)
         except ValueError as wrong:
             shown = "what it says" if self.secret else repr(said[:200])
             why = f"the app setting {self.name}: {shown} is not {wrong}; it is for: {self.purpose}"
-        raise Refused(why, setting=self.name)
+        raise Misconfigured(why, setting=self.name)
 
 
 class Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from triggers.config import Fleet, Loop
-from triggers.errors import NotFound, Refused
+from triggers.errors import Misconfigured, NotFound
 
 T = TypeVar("T", Loop, Fleet)
 _Stamp = tuple[int, int, int]
@@ -28,7 +28,7 @@ class FileConfigs:
         return sorted(path.parent.name for path in self._folder.glob("*/loop.yaml"))
 
     def loop(self, name: str) -> Loop:
-        """Raises NotFound, and Refused where the file was never right."""
+        """Raises NotFound, and Misconfigured where the file was never right."""
         from triggers.config import parse_loop
 
         return _read(self._path(name, "loop.yaml"), self._loops, parse_loop)
@@ -56,9 +56,9 @@ def _read(path: Path, kept: dict[Path, tuple[_Stamp, T]], parse: Callable[[str, 
         value = parse(path.read_text(encoding="utf-8"), name)
     except FileNotFoundError as error:
         raise NotFound(f"no {path.name} for loop {path.parent.name!r}", loop=path.parent.name) from error
-    except (Refused, UnicodeDecodeError) as error:
+    except (Misconfigured, UnicodeDecodeError) as error:
         if before is None:
-            raise error if isinstance(error, Refused) else Refused(f"{name}: not UTF-8: {error}") from error
+            raise error if isinstance(error, Misconfigured) else Misconfigured(f"{name}: not UTF-8") from error
         log.error("%s is wrong, and what it said before goes on to hold: %s", path, error)
         value = before[1]
     kept[path] = (stamp, value)

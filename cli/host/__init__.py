@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triggers.config import check, unheeded
-from triggers.errors import Refused
+from triggers.errors import Misconfigured, NotFound
 from triggers.reading import Problem
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _look_through(configs: Configs) -> None:
             for path, what in unheeded(fleet):
                 log.warning("loop %s: %s", name, Problem("fleet.yaml", 0, path, what))
             problems = [str(p) for p in check(configs.loop(name), fleet)]
-        except Refused as e:
+        except (Misconfigured, NotFound) as e:
             problems = str(e).splitlines()
         for problem in problems:
             log.error("loop %s: %s", name, problem)

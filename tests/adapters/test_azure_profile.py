@@ -19,7 +19,7 @@ from tests.servers.azurite import KEY as AZURITE_KEY
 from tests.servers.azurite import Azurite
 from tests.servers.eventgrid import EventGrid
 from tests.servers.identity import Identity
-from triggers.errors import DriftloopError, NotFound, Refused
+from triggers.errors import DriftloopError, Misconfigured, NotFound
 from triggers.ports import Message, Put
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_configurations_are_read_and_read_again_when_they_change(
     configs = BlobConfigs(azure.files, time)
     assert configs.loops() == []
     azure.files.put("flights/loop.yaml", b"loop: [")
-    with pytest.raises(Refused):
+    with pytest.raises(Misconfigured):
         configs.loop("flights")
     azure.files.put("flights/loop.yaml", loop("1"))
     azure.files.put("flights/fleet.yaml", b"sites: [{name: EWR}]")

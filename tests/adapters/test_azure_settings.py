@@ -16,21 +16,21 @@ from adapters.azure.people import EntraPeople
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings, table_of_settings
 from tools import settings as tool
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_missing_setting_is_named_with_its_purpose() -> None:
-    with pytest.raises(Refused, match=r"Storage__tableServiceUri is missing: where runs.*kept, for example https://"):
+    with pytest.raises(Misconfigured, match=r"Storage__tableServiceUri is missing: where runs.*kept, for example https://"):
         _ = Settings({}).tables
-    with pytest.raises(Refused, match="Storage__tableServiceUri is missing"):
+    with pytest.raises(Misconfigured, match="Storage__tableServiceUri is missing"):
         Azure(Settings({})).ports.store.get("p", "k")
 
 
 @pytest.mark.parametrize("wrong", ["http://a.example", "a.example", "https://u:p@a.example", "https://a/?sas"])
 def test_a_setting_that_is_wrong_is_named_with_what_it_should_be(wrong: str) -> None:
-    with pytest.raises(Refused, match=r"Storage__blobServiceUri: .* is not an https:// address; it is for: where"):
+    with pytest.raises(Misconfigured, match=r"Storage__blobServiceUri: .* is not an https:// address; it is for: where"):
         _ = Settings({"Storage__blobServiceUri": wrong}).blobs
 
 
@@ -44,7 +44,7 @@ def test_a_setting_that_is_wrong_is_named_with_what_it_should_be(wrong: str) -> 
     ],
 )
 def test_every_kind_of_setting_is_checked(name: str, attribute: str, wrong: str) -> None:
-    with pytest.raises(Refused, match=name):
+    with pytest.raises(Misconfigured, match=name):
         getattr(Settings({name: wrong}), attribute)
 
 

@@ -16,7 +16,7 @@ from adapters.local.configs import FileConfigs
 from adapters.local.notify import NOTICES, StoreNotifier
 from adapters.local.profile import Local
 from adapters.local.store import SqliteStore
-from triggers.errors import NotFound, Refused
+from triggers.errors import Misconfigured, NotFound
 from triggers.ports import Message, Put
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_a_file_that_turns_wrong_is_complained_of_and_the_last_right_one_holds(
     configs = FileConfigs(tmp_path)
     path = tmp_path / "config/flights/loop.yaml"
     write(path, "loop: [")
-    with pytest.raises(Refused):
+    with pytest.raises(Misconfigured):
         configs.loop("flights")
     write(path, loop("1"))
     assert configs.loop("flights").schema.version == "1"

@@ -198,3 +198,20 @@ def test_the_peer_speaks_tls_to_who_has_a_token_that_it_knows(authority: Any) ->
         with pytest.raises(ServiceBusError):
             send("unknown")
         assert len(peer.queue("q").entries) == 1
+
+
+def test_what_comes_while_nobody_receives_was_never_delivered(peer: Peer) -> None:
+    """The SDK asks for more than there is, and gives back what then comes while it settles: that is no attempt."""
+    with (
+        ServiceBusClient.from_connection_string(peer.connection_string, retry_total=0) as client,
+        client.get_queue_receiver("telemetry") as receiver,
+        client.get_queue_sender("telemetry") as sender,
+    ):
+        sender.send_messages([ServiceBusMessage("first", message_id=str(n)) for n in range(4)])
+        first = receiver.receive_messages(32, max_wait_time=5)
+        sender.send_messages(ServiceBusMessage("then", message_id="then"))
+        for message in first:
+            receiver.complete_message(message)
+        (then,) = receiver.receive_messages(1, max_wait_time=5)
+        assert ("release", "telemetry") in peer.log
+        assert then.delivery_count == 0

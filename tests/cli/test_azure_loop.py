@@ -38,7 +38,7 @@ from tests.conftest import Authority
 from tests.servers.azurite import Azurite
 from tests.servers.consumer import Consumer, Wait
 from tests.servers.servicebus import Peer
-from triggers.ports import Blobs, Clock, Configs, Ports
+from triggers.ports import Blobs, Change, Clock, Configs, Ports
 
 pytestmark = pytest.mark.wire
 
@@ -99,9 +99,9 @@ class Sites(HttpExecutor):
         super().__init__(configs)
         self._mount = mount
 
-    def apply(self, site: str, candidate: str, change: str) -> None:
-        self._mount.sync(f"candidates/{candidate}/", "layers/")
-        super().apply(site, candidate, change)
+    def apply(self, change: Change, proven: bool = False) -> None:
+        self._mount.sync(f"candidates/{change.candidate}/", "layers/")
+        super().apply(change, proven)
 
 
 class Operator(Page):

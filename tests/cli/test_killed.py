@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli import inputs
@@ -41,7 +42,9 @@ def command(folder: Path, state: Path) -> list[str]:
 def ended(folder: Path, state: Path, status: int = 0, **environment: str) -> str:
     """What a replay printed."""
     env = {**os.environ, **environment}
-    done = subprocess.run(command(folder, state), cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(
+        command(folder, state), cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240
+    )
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", done.stdout + done.stderr)
 
@@ -106,7 +109,9 @@ def test_a_state_goes_on_with_what_it_was_begun_with_or_not_at_all(loop: Path, t
     other = tmp_path / "other"
     shutil.copytree(loop, other)
     files = loop / "fleet.yaml", loop / "rows.csv"
-    inputs.keep(tmp_path / "state", inputs.digests(loop / "loop.yaml", parse_loop(LOOP), *files))
+    inputs.keep(
+        tmp_path / "state", inputs.digests(loop / "loop.yaml", parse_loop((loop / "loop.yaml").read_text()), *files)
+    )
     (other / "train.py").write_text("")
     with (other / "rows.csv").open("a") as rows:
         rows.write("\nx-2,2024-02-01,south,0,0,drill,0")

@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from triggers.config import check, parse, parse_fleet, parse_loop
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 
 KEY, OTHER = b64encode(bytes(32)).decode(), b64encode(bytes(range(32))).decode()
 LOOP = "loop: l\nschema: {site: where, features: [{name: a}]}\n"
 
 
 def problems(text: str) -> list[str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Misconfigured) as refused:
         parse_fleet(text)
     return str(refused.value).splitlines()
 
@@ -107,7 +107,7 @@ def test_names_that_read_alike_are_one_name(one: str, two: str) -> None:
 
 
 def test_both_files_are_checked_at_once() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Misconfigured) as refused:
         parse("loop: l\n", "sites: []\n", "a/loop.yaml", "a/fleet.yaml")
     assert [line.partition(": ")[0] for line in str(refused.value).splitlines()] == ["a/loop.yaml:1", "a/fleet.yaml:1"]
 
@@ -120,7 +120,7 @@ def test_both_files_are_checked_at_once() -> None:
     ],
 )  # fmt: skip
 def test_rings_are_the_fleets(more: str, said: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Misconfigured) as refused:
         parse(LOOP + more, "sites: [{name: a, ring: lab}, {name: b, ring: north}]\n")
     assert str(refused.value) == said
 

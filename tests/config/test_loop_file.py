@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from triggers import config, reading
 from triggers.config import Loop, Wrong, parse_loop
-from triggers.errors import Refused
+from triggers.errors import Misconfigured
 
 LEAST = "loop: delays\nschema:\n  features:\n    - name: temperature\n"
 
 
 def problems(text: str) -> list[str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Misconfigured) as refused:
         parse_loop(text)
     return str(refused.value).splitlines()
 

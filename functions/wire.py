@@ -110,8 +110,8 @@ def uploaded(data: Any) -> str:
 def isolated(queue: str, body: Callable[[Any], bytes]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A handler whose poison is quarantined with its reason, so that it is not retried and holds nobody up.
 
-    What may succeed later (Retry) or is no fault of the message (Misconfigured) is raised, and comes again. The worker cannot settle messages, so returning is
-    completing.
+    What may succeed later (Retry), or is no fault of the message (Misconfigured), is raised, and comes again. The
+    worker cannot settle messages, so returning is completing.
     """
 
     def wrap(handler: Callable[..., None]) -> Callable[..., None]:

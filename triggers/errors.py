@@ -28,7 +28,7 @@ class NotFound(Refused):
 
 
 class Misconfigured(DriftloopError):
-    """A setting or a configuration of ours is wrong: say what to mend. What came meanwhile is not to blame, and waits."""
+    """A setting or configuration of ours is wrong: say what to mend. What came meanwhile is not to blame, and waits."""
 
 
 class Offline(DriftloopError):

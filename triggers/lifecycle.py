@@ -323,7 +323,7 @@ def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     if run.phase is Phase.ROLLING_BACK:
         late = f"{run.because}; not every site has said in time that it is back"
         return _to(Phase.ROLLED_BACK, run, event, late)
-    return _to(Phase.FAILED, run, event, f"{run.phase} took too long", do.CancelJob(job=_job(run)))
+    return _to(Phase.FAILED, run, event, f"{run.phase} took too long", do.CancelJob(job=job(run)))
 
 
 def _cancelled(run: Run, event: on.Cancelled) -> Step:
@@ -337,7 +337,7 @@ def _superseded(run: Run, event: on.Superseded) -> Step:
 def _stopped(run: Run, event: on.Event, phase: Phase, because: str) -> Step:
     if run.phase is Phase.AWAITING_APPROVAL:
         return _unanswered(run, event, phase, because, str(phase))
-    return _to(phase, run, event, because, do.CancelJob(job=_job(run)))
+    return _to(phase, run, event, because, do.CancelJob(job=job(run)))
 
 
 def _unanswered(run: Run, event: on.Event, phase: Phase, because: str, reason: str) -> Step:
@@ -349,7 +349,8 @@ def _unanswered(run: Run, event: on.Event, phase: Phase, because: str, reason: s
     return Step(back.run, (withdraw, *back.effects))
 
 
-def _job(run: Run) -> str:
+def job(run: Run) -> str:
+    """The name of what trains or evaluates for a run in that phase."""
     return f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}"
 
 

@@ -20,7 +20,7 @@ from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
 from triggers.config import Fleet, Loop, duration, rate
-from triggers.errors import Conflict, Refused
+from triggers.errors import Conflict, Misconfigured, Refused, Retry
 from triggers.ports import Job, Message, Ports, Put
 from triggers.records import (
     AuditEntry,
@@ -31,6 +31,7 @@ from triggers.records import (
     MaintenanceEvent,
     Outbox,
     Unit,
+    WaitingModel,
     again,
     loop_of,
     site_partition,
@@ -307,16 +308,25 @@ def _start(
 
     def attempt() -> str:
         unit = LoopUnit(ports.store, loop_name, ports.clock.now())
-        known = f"model/{codec.short(train['model'])}" if train.get("model") else ""
-        if known and (begun := unit.raw(known)):
+        model = train.get("model", "")
+        known, waiting = (f"{kind}/{codec.short(model)}" for kind in ("model", "waiting"))
+        if model and (begun := unit.raw(known)):
             return begun.decode()
-        if unit.head.active:
-            raise Refused(f"{min(unit.head.active.values())} has not ended", loop=loop_name)
-        if why := sites.frozen(ports, loop_name):
-            raise Refused(why, loop=loop_name)
+        ended = f"{min(unit.head.active.values())} has not ended" if unit.head.active else ""
+        why = ended or sites.frozen(ports, loop_name)
+        if why and model:
+            if unit.raw(waiting) is None:
+                unit.put(waiting, WaitingModel(at=unit.now, by=by, **train))
+                unit.note("model-waits", model, why, by)
+                unit.commit()
+            return ""
         choice = choose(None, loop, ports.configs.fleet(loop_name))
-        if not choice.where:
-            raise Refused(choice.reason, loop=loop_name)
+        if why := why or ("" if choice.where else choice.reason):
+            if model:
+                unit.delete(waiting)
+                unit.note("model-refused", model, why, by)
+                unit.commit()
+            raise Refused(why, loop=loop_name)
         words = f"asked for by {by}: {reason}"
         decision = policy.Decision(loop=loop_name, at=unit.now, action="retrain", reason=words)
         if choice.where == "edge":
@@ -324,13 +334,14 @@ def _start(
         begun_with = train if candidate or train else {"data": _use_labels(unit, loop, _labels(unit))}
         requested_by = tuple(filter(None, (by, account)))
         run_id = _begin(unit, decision, loop, candidate, requested_by, **begun_with)
-        if known:
+        if model:
             unit.put_raw(known, run_id.encode())
+            unit.delete(waiting)
         unit.commit()
         return run_id
 
-    run_id = again(attempt)
-    flush(ports, run_id)
+    if run_id := again(attempt):
+        flush(ports, run_id)
     return run_id
 
 
@@ -343,8 +354,11 @@ def registered(
     authors: tuple[str, ...] = (),
 ) -> str:
     """A model that somebody else registered (`model`: azureml:NAME:VERSION) becomes a candidate and goes to the gate,
-    once. Rows within `trained` are no test of it; where nothing is said, no row is. Raises Refused while another run is
-    active."""
+    once. Rows within `trained` are no test of it; where nothing is said, no row is.
+
+    While another run is active, or the loop is frozen, it waits, and the sweep lets it in. Raises Refused where there
+    is no place to make a candidate of it. Either is in the audit trail.
+    """
     return _start(ports, loop_name, f"{model} was registered", by, model=model, trained=trained, authors=authors)
 
 
@@ -925,6 +939,21 @@ def freeze(ports: Ports, target: str, by: str, reason: str) -> None:
     unit.raw(f"freeze/{target}")
     unit.put(f"freeze/{target}", Freeze(by=by, at=ports.clock.now(), reason=reason))
     unit.commit()
+    for name in ports.configs.loops():
+        with suppress(Retry, Misconfigured):  # the sweep does it
+            _cancel_frozen(ports, name)
+
+
+def _cancel_frozen(ports: Ports, loop_name: str) -> None:
+    """Cancel the runs whose jobs are at work although they, or the one site that they are for, are frozen."""
+    for run in active_runs(ports, loop_name):
+        if run.phase not in (Phase.TRAINING, Phase.EVALUATING):
+            continue
+        why = sites.frozen(ports, loop_name, run.sites[0] if run.sites and len(run.sites) == 1 else "")
+        if why and ports.jobs.status(lifecycle.job(run)).state == "running":
+            event = on.Cancelled(id=f"frozen/{run.id}", run=run.id, at=ports.clock.now(), by="driftloop", reason=why)
+            body = codec.encode(event, "Event")
+            ports.bus.send("runs", [Message(id=codec.short(event.id), body=body, session=run.id)])
 
 
 def unfreeze(ports: Ports, target: str, by: str) -> None:
@@ -968,13 +997,14 @@ def ask(ports: Ports, run_id: str, what: type[on.Cancelled] | type[on.RollBackAs
 
 
 def sweep(ports: Ports, loop_name: str) -> None:
-    """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported."""
+    """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported;
+    and what waited: a registered model."""
     for run_id in _unsent(ports, loop_name):
         flush(ports, run_id)
     tell_maintenance(ports, loop_name)
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
-            job_ended(ports, f"{run.id}-{'train' if run.phase is Phase.TRAINING else 'evaluate'}")
+            job_ended(ports, lifecycle.job(run))
         if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK):
             for _, row in sites.rows(ports, run.id):
                 state = sites.state_of(ports, loop_name, row.site)
@@ -984,7 +1014,12 @@ def sweep(ports: Ports, loop_name: str) -> None:
             sites.report(ports, run.id)
         if run.phase is Phase.AWAITING_APPROVAL:
             _resume_answer(ports, run)
+    _cancel_frozen(ports, loop_name)
     _converge(ports, loop_name)
+    waiting = [codec.decode(r.value, WaitingModel) for r in ports.store.scan(loop_name, "waiting/")]
+    if waiting:
+        oldest = min(waiting, key=lambda model: model.at)
+        registered(ports, loop_name, oldest.model, oldest.by, oldest.trained, oldest.authors)
 
 
 def _converge(ports: Ports, loop_name: str) -> None:

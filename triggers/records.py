@@ -126,6 +126,16 @@ class MaintenanceEvent(msgspec.Struct, frozen=True, kw_only=True):
     told: bool = False
 
 
+class WaitingModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that somebody registered while another run was active, or the loop frozen."""
+
+    at: datetime
+    model: str
+    by: str
+    trained: tuple[str, str] | None = None
+    authors: tuple[str, ...] = ()
+
+
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     at: datetime

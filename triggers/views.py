@@ -672,6 +672,8 @@ _BEGINS = {
     "maintenance": "Maintenance wanted",
     "backfilled": "Backfilled",
     "replayed": "Replayed",
+    "model-waits": "A registered model waits",
+    "model-refused": "A registered model was refused",
     "adopted": "Adopted",
     "frozen": "Frozen",
     "unfrozen": "Unfrozen",

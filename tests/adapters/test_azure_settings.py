@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.functions.servicebus import ServiceBusMessage
 
 from adapters.azure.people import EntraPeople
 from adapters.azure.profile import Azure
 from adapters.azure.settings import Settings, table_of_settings
+from functions import effects
+from functions import host as root
 from tools import settings as tool
 from triggers.errors import Misconfigured
 
@@ -22,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_missing_setting_is_named_with_its_purpose() -> None:
-    with pytest.raises(Misconfigured, match=r"Storage__tableServiceUri is missing: where runs.*kept, for example https://"):
+    with pytest.raises(
+        Misconfigured, match=r"Storage__tableServiceUri is missing: where runs.*kept, for example https://"
+    ):
         _ = Settings({}).tables
     with pytest.raises(Misconfigured, match="Storage__tableServiceUri is missing"):
         Azure(Settings({})).ports.store.get("p", "k")
@@ -30,7 +35,7 @@ def test_a_missing_setting_is_named_with_its_purpose() -> None:
 
 @pytest.mark.parametrize("wrong", ["http://a.example", "a.example", "https://u:p@a.example", "https://a/?sas"])
 def test_a_setting_that_is_wrong_is_named_with_what_it_should_be(wrong: str) -> None:
-    with pytest.raises(Misconfigured, match=r"Storage__blobServiceUri: .* is not an https:// address; it is for: where"):
+    with pytest.raises(Misconfigured, match=r"Storage__blobServiceUri: .* is not an https:// address; it is for"):
         _ = Settings({"Storage__blobServiceUri": wrong}).blobs
 
 
@@ -147,3 +152,17 @@ def test_the_template_has_what_the_triggers_name_and_what_is_needed_and_nothing_
     needed = {instead.get(s.name, s.name) for s in table_of_settings() if s.default is None}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage", "DRIFTLOOP_PROFILE"}
     assert set(told) == named | needed | host
+
+
+def test_a_setting_that_is_missing_makes_no_message_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIFTLOOP_PROFILE", "azure")
+    root.ports.cache_clear()
+    root.azure.cache_clear()
+    try:
+        about: dict[str, Any] = {"message_id": "m", "user_properties": {}, "application_properties": {}}
+        message = ServiceBusMessage(body=b"outbox/line.2026-03-10.1/begin/0", **about)
+        with pytest.raises(Misconfigured, match="Storage__tableServiceUri is missing"):
+            effects.perform_effect._function.get_user_function()(message)
+    finally:
+        root.ports.cache_clear()
+        root.azure.cache_clear()

@@ -12,6 +12,7 @@ import pytest
 from functions.azureml import hear, read
 from tests.triggers.samples import replace
 from tests.triggers.world import LOOP, World, a_fleet
+from triggers import events as on
 from triggers import loop
 from triggers.errors import Refused
 from triggers.run import Phase
@@ -85,8 +86,25 @@ def test_a_model_of_somebody_else_goes_to_the_gate_once(world: World) -> None:
     train = next(iter(world.jobs.jobs.values()))
     assert train.spec["model"] == "azureml:line:7"
     assert (train.spec["trained_from"], train.spec["trained_to"]) == (tags["from"], tags["to"])
-    with pytest.raises(Refused, match="has not ended"):
-        say(world, "ModelRegistered", modelName="line", modelVersion="8")
+
+
+def test_a_model_that_comes_during_a_run_waits_for_its_end(world: World) -> None:
+    first = loop.retrain(world.ports, "line", "ann", "now")
+    for number in range(2):
+        say(world, "ModelRegistered", "models/line:8", f"e{number}", modelName="line", modelVersion="8")
+    loop.sweep(world.ports, "line")
+    assert len(world.runs) == 1
+    told = [entry for entry in loop.story(world.ports, "line") if entry.subject == "azureml:line:8"]
+    assert [(entry.kind, entry.text) for entry in told] == [("model-waits", f"{first} has not ended")]
+    loop.ask(world.ports, first, on.Cancelled, "ann", "enough")
+    world.pump()
+    loop.freeze(world.ports, "line", "ann", "inventory")
+    loop.sweep(world.ports, "line")
+    assert len(world.runs) == 1
+    loop.unfreeze(world.ports, "line", "ann")
+    for _ in range(2):
+        loop.sweep(world.ports, "line")
+    assert [run.cause for run in world.runs[1:]] == ["asked for by the registry: azureml:line:8 was registered"]
 
 
 def test_our_own_models_and_those_of_no_loop_start_nothing(world: World) -> None:

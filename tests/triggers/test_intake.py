@@ -23,8 +23,9 @@ from drift.telemetry import Batch, Labels, Serving
 from drift.windows import Window
 from tests.triggers.conftest import MEMORY
 from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_reference, put_candidate, some_rows
-from triggers import intake
-from triggers.errors import Refused
+from triggers import intake, quarantine
+from triggers.config import parse_loop
+from triggers.errors import Misconfigured, Refused
 
 Worlds = Callable[..., World]
 SECONDS = 86_400
@@ -194,6 +195,21 @@ def test_a_batch_with_its_own_labels_settles_them(world: World) -> None:
 
 
 # --- what is put aside
+
+
+def test_a_configuration_that_is_wrong_makes_its_batches_wait_and_no_others(world: World) -> None:
+    world.clock.advance(DAY)
+    ours, theirs = world.payload(world.batch("a")), world.payload(replace(world.batch("a"), loop="other"))
+    told = world.configs.loop
+
+    def half_written(name: str) -> Any:
+        return parse_loop("loop: [") if name == "other" else told(name)
+
+    world.configs.loop, world.configs.loops = half_written, lambda: ["line", "other"]  # type: ignore[method-assign]
+    with pytest.raises(Misconfigured):
+        intake.ingest(world.ports, [theirs, ours])
+    assert sum(rows for rows, _, _ in world.counted("a").values()) == 60
+    assert not list(quarantine.listed(world.ports, "other"))
 
 
 def forged(world: World, **changes: Any) -> bytes:

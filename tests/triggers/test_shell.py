@@ -14,7 +14,7 @@ import pytest
 from tests.triggers.world import DAY, LOOP, START, World, a_fleet, a_reference, put_candidate
 from triggers import codec, events, loop, sites
 from triggers.config import Follows
-from triggers.errors import NotFound, Refused
+from triggers.errors import NotFound, Refused, Retry
 from triggers.lifecycle import IllegalTransition
 from triggers.ports import Change, Message, Put
 from triggers.records import MaintenanceEvent, verify
@@ -476,6 +476,35 @@ def test_a_freeze_stops_training_evaluation_and_approval(world: World) -> None:
     loop.freeze(world.ports, "line", "bob", "power cut")
     assert world.answer() == "line frozen by bob: power cut"
     assert world.answer("reject") == "", "a rejection begins nothing"
+
+
+@pytest.mark.parametrize("target", ["all", "line"])
+def test_a_freeze_cancels_the_job_that_runs(world: World, target: str) -> None:
+    world.jobs.holds = True
+    run = loop.retrain(world.ports, "line", "ann", "now")
+    world.pump()
+    loop.freeze(world.ports, "line/b", "bob", "only there")
+    assert world.jobs.cancelled == []
+    loop.freeze(world.ports, target, "bob", "power cut")
+    world.pump()
+    assert world.jobs.cancelled == [f"{run}-train"]
+    assert world.runs[-1].because == f"cancelled by driftloop: {target} frozen by bob: power cut"
+
+
+def test_what_a_freeze_could_not_cancel_is_cancelled_by_the_sweep(world: World) -> None:
+    world.jobs.holds = True
+    run = loop.retrain(world.ports, "line", "ann", "now")
+    world.pump()
+    status, world.ports.jobs.status = world.ports.jobs.status, away
+    loop.freeze(world.ports, "line", "bob", "power cut")
+    world.ports.jobs.status = status
+    loop.sweep(world.ports, "line")
+    world.pump()
+    assert world.jobs.cancelled == [f"{run}-train"]
+
+
+def away(name: str) -> Any:
+    raise Retry(f"nobody knows of {name} now")
 
 
 def test_the_way_back_goes_on_during_a_freeze(world: World) -> None:

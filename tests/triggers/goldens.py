@@ -133,7 +133,9 @@ STORED: tuple[Any, ...] = (
         told=True,
     ),
     records.Freeze(by="ann", at=NOW, reason="inventory"),
-    records.WaitingModel(at=NOW, model="azureml:line:7", by="ben", trained=("2026-01-01", "2026-02-01"), authors=("ben",)),
+    records.WaitingModel(
+        at=NOW, model="azureml:line:7", by="ben", trained=("2026-01-01", "2026-02-01"), authors=("ben",)
+    ),
     sources.Counted(name="line/a/day.jsonl", etag="e1", bytes=512, digest="b" * 64, rows=4, at=NOW),
     sources.Watermark(until=NOW),
     Detector(state=b"\x00DLS1", cursor={"a": 1_773_014_400}),

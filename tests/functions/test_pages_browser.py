@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from tools import setup
+
 pytestmark = pytest.mark.wire
 
+LOOK = Path(__file__).parents[1] / "servers" / "look.mjs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -57,3 +62,54 @@ def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> Non
 
 def test_an_empty_state_says_how_to_begin(empty: Any, browse: Any) -> None:
     assert "driftloop new NAME" in browse(f"{empty.origin}/api/ui/")
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> Any:
+    """What axe-core finds wrong with pages, wide and narrow, light and dark; with pictures where DRIFTLOOP_PICTURES
+    names a folder for them."""
+    if CHROMIUM is None or shutil.which("npm") is None:
+        pytest.skip("no Chromium, or no npm")
+    setup.node()
+    pictures = os.environ.get("DRIFTLOOP_PICTURES")
+
+    def ask(stage: Any, **paths: str) -> None:
+        pages = [
+            {
+                "url": f"{stage.origin}{path}",
+                "width": width,
+                "dark": dark,
+                "picture": f"{pictures}/{name}-{width}{'-dark' * dark}.png" if pictures else "",
+            }
+            for name, path in paths.items()
+            for width in (1440, 390)
+            for dark in (False, True)
+        ]
+        [(name, value)] = stage.cookies.items() or [("", "")]
+        spec = {"chromium": CHROMIUM, "profile": str(tmp_path / "eyes"), "node": str(setup.NODE), "pages": pages}
+        (tmp_path / "spec.json").write_text(json.dumps({**spec, "cookie": {"name": name, "value": value}}))
+        command = ["node", str(LOOK), str(tmp_path / "spec.json")]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert out.returncode == 0, out.stderr
+        for page, said in zip(pages, json.loads(out.stdout), strict=True):
+            assert (said["problems"], said["wide"]) == ([], False), page
+
+    return ask
+
+
+def test_the_approval_page_is_read_by_everybody_on_every_screen(stage: Any, run: str, look: Any) -> None:
+    stage.sign_in("anna")
+    stage.richer(run)
+    look(stage, open=f"/api/approvals/{run}", nothing="/api/approvals/flights.2013-01-01.77")
+    stage.sign_in("mallory")
+    look(stage, mallory=f"/api/approvals/{run}")
+    stage.sign_in("ben")
+    stage.answer(run, {**stage.form(run), "answer": "changes", "reason": "without the night flights, please"})
+    stage.host.pump()
+    look(stage, answered=f"/api/approvals/{run}")
+
+
+def test_the_page_of_a_run_without_evidence_is_read_by_everybody(stage: Any, run: str, look: Any) -> None:
+    stage.sign_in("anna")
+    stage.bare(run)
+    look(stage, bare=f"/api/approvals/{run}")

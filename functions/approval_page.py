@@ -179,15 +179,17 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
         return html("<p>{}</p>", "There is no evidence.")
     overall = {"champion": found.get("champion_value"), "challenger": found.get("challenger_value")}
     groups = {"": [Compared("all rows", {**found, **overall})]}
+    shown = set(_SAID)
     for name, value in found.items():
         if name not in _SAID and (rows := list(_comparisons(name, value))):
-            groups[_words(name)] = rows
+            shown.add(name)
+            groups.setdefault("" if _is_comparison(value) else _words(name), []).extend(rows)
     every = [row for rows in groups.values() for row in rows]
     reach = max((abs(v) for row in every for v in _interval(row.part)), default=0.0) or 1.0
     body = []
     for name, rows in groups.items():
         if name:
-            body.append(html('<tr><th scope="rowgroup" class="group" colspan="5">{}</th></tr>', name))
+            body.append(html('<tr><th scope="rowgroup" class="group" colspan="4">{}</th></tr>', name))
         body += [_row(row, reach) for row in rows]
     rest = {
         k: v for k, v in found.items() if k not in _SAID and v not in (None, "", {}, []) and _words(k) not in groups
@@ -195,8 +197,8 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
     when_ = f"Rows from {_day(found.get('from'))} to {_day(found.get('to'))}, outside both training windows."
     return html(
         '{}<div class="scroll" tabindex="0" role="region" aria-label="Comparison"><table><thead><tr>'
-        '<th scope="col">where</th><th scope="col" class="n">rows</th><th scope="col" class="n">candidate</th>'
-        '<th scope="col" class="n">gain, {} interval</th><th scope="col">worse | better</th>'
+        '<th scope="col">where</th><th scope="col" class="n">candidate</th>'
+        '<th scope="col" class="n">gain, {} interval</th><th scope="col" class="wide">worse | better</th>'
         '</tr></thead><tbody>{}</tbody></table></div><p class="sub">Metric: {}. A gain above zero is better. {}</p>{}',
         _gist(every[1:]),
         f"{float(found.get('confidence') or 0):.0%}",
@@ -211,11 +213,15 @@ def _comparisons(name: str, value: Any) -> Iterator[Compared]:
     """The comparisons in a part of the evidence: itself, or one by name, at any depth."""
     if not isinstance(value, Mapping):
         return
-    if {"champion", "challenger"} <= value.keys() and "gain" in value:
+    if _is_comparison(value):
         yield Compared(_words(name), value)
         return
     for key, part in sorted(value.items()):
         yield from _comparisons(str(key), part)
+
+
+def _is_comparison(value: Mapping[str, Any]) -> bool:
+    return {"champion", "challenger", "gain"} <= value.keys()
 
 
 def _gist(parts: Sequence[Compared]) -> Html:
@@ -246,9 +252,9 @@ def _row(row: Compared, reach: float) -> Html:
         interval = f"{low:+.4f} to {high:+.4f}"
     two = '<td class="n {}">{}<br><span class="sub">{}</span></td>'
     return html(
-        '<tr><th scope="row">{}</th><td class="n">{}</td>' + 2 * two + "<td>{}</td></tr>",
+        '<tr><th scope="row">{}<br><span class="sub">{}</span></th>' + 2 * two + '<td class="wide">{}</td></tr>',
         row.where,
-        f"{int(part.get('rows') or 0):,}",
+        _count(int(part.get("rows") or 0), "row"),
         "",
         number(part.get("challenger")),
         f"champion {number(part.get('champion'))}",

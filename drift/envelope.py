@@ -13,12 +13,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from types import GenericAlias
 from typing import Any, Literal
 
@@ -394,10 +396,11 @@ def _unbase64(text: str, field: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Types:
-    """What msgspec needs for one schema. `names` are the columns, in the order of the generated fields."""
+    """What msgspec needs for one schema. `names` are the columns, in the order of the generated fields: from the
+    `first` on they are numbers."""
 
     names: tuple[str, ...]
-    texts: tuple[str, ...]
+    first: int
     decoder: msgspec.json.Decoder[Any]
     colons: int
     """In the names of the features."""
@@ -405,10 +408,11 @@ class _Types:
 
 @lru_cache(maxsize=64)
 def _types(schema: Schema) -> _Types:
-    names = ("id", "at", "score", *schema.names)
+    texts = tuple(feature.name for feature in schema.features if feature.kind == "category")
+    numbers = ("score", *(feature.name for feature in schema.features if feature.kind == "number"))
+    names = ("id", "at", *texts, *numbers)
     fields = [f"c{i}" for i in range(len(names))]
-    values: list[Any] = [str, int | float | str, float | None]
-    values += [float | None if feature.kind == "number" else str | None for feature in schema.features]
+    values: list[Any] = [str, int | float | str, *(str | None for _ in texts), *(float | None for _ in numbers)]
     rename = dict(zip(fields, names, strict=True))
     row: Any = msgspec.defstruct("_Row", list(zip(fields, values, strict=True)), rename=rename, gc=False)
     lists: list[Any] = [(field, GenericAlias(list, (value,))) for field, value in zip(fields, values, strict=True)]
@@ -420,13 +424,12 @@ def _types(schema: Schema) -> _Types:
         ("serving", _ServingPart | None, None),
     ]
     whole = msgspec.defstruct("_Whole", parts, bases=(_Head,))
-    texts = tuple(feature.name for feature in schema.features if feature.kind == "category")
-    return _Types(names, texts, msgspec.json.Decoder(whole), sum(name.count(":") for name in names))
+    return _Types(names, len(names) - len(numbers), msgspec.json.Decoder(whole), sum(name.count(":") for name in names))
 
 
 def _fast(text: bytes, schema: Schema) -> _Envelope | None:
     """None where a value is not of its type, or a member unknown or perhaps there twice: the careful way will tell."""
-    if b"\\u003" in text:  # a colon may hide in an escape, and then counting them proves nothing
+    if b"\\" in text and b"\\u003" in text:  # a colon may hide in an escape, and then counting them proves nothing
         return None
     types = _types(schema)
     try:
@@ -439,13 +442,13 @@ def _fast(text: bytes, schema: Schema) -> _Envelope | None:
         value.count(":") for name in _Head.__struct_fields__ if isinstance(value := getattr(whole, name), str)
     )
     if whole.rows is not None:
-        table = _table(_columns(whole.rows, types.names))
+        table = _table(_columns(whole.rows, types))
         colons += table.n * (len(types.names) + types.colons)
     elif whole.columns is not None:
         table = _table(dict(zip(types.names, msgspec.structs.astuple(whole.columns), strict=True)))
         colons += len(types.names) + types.colons
     if isinstance(whole.labels, list):
-        labels = _table(_columns(whole.labels, ("id", "at", "label")))
+        labels = _table({name: [getattr(row, name) for row in whole.labels] for name in _LabelRow.__struct_fields__})
         colons += labels.n * 3
     elif whole.labels is not None:
         labels = _table(msgspec.structs.asdict(whole.labels))
@@ -453,15 +456,27 @@ def _fast(text: bytes, schema: Schema) -> _Envelope | None:
     if whole.serving is not None:
         colons += sum(value is not msgspec.UNSET for value in msgspec.structs.astuple(whole.serving))
     colons += sum(_colons(t.columns[name]) for t in (table, labels) if t for name in ("id", "at"))
-    colons += sum(_colons(table.columns[name]) for name in types.texts if table)
+    colons += sum(_colons(table.columns[name]) for name in types.names[2 : types.first] if table)
     # Every member has one colon of its own, the others stand in texts; what msgspec drops (a member that is unknown,
     # or there twice) has at least one more. So the numbers agree only where nothing was dropped.
-    return _envelope(whole, table, labels) if colons == text.count(b":") else None
+    there = np.count_nonzero(np.frombuffer(text, np.uint8) == ord(":"))
+    return _envelope(whole, table, labels) if colons == there else None
 
 
-def _columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
-    columns = zip(*map(msgspec.structs.astuple, rows), strict=True) if rows else [()] * len(names)
-    return dict(zip(names, columns, strict=True))
+def _columns(rows: Sequence[Any], types: _Types) -> dict[str, Any]:
+    """Numbers go row by row, as they lie in memory: twice as fast as column by column."""
+    layout = struct.Struct(f"{len(types.names) - types.first}d")
+
+    def packed(row: Any) -> bytes:
+        numbers = msgspec.structs.astuple(row)[types.first :]
+        try:
+            return layout.pack(*numbers)
+        except struct.error:
+            return layout.pack(*(math.nan if value is None else value for value in numbers))
+
+    numbers = np.frombuffer(b"".join(map(packed, rows))).reshape(len(rows), len(types.names) - types.first)
+    columns = {name: list(map(attrgetter(f"c{i}"), rows)) for i, name in enumerate(types.names[: types.first])}
+    return {**columns, **dict(zip(types.names[types.first :], np.ascontiguousarray(numbers.T), strict=True))}
 
 
 def _colons(values: Sequence[Any]) -> int:
@@ -702,11 +717,11 @@ def _labels(table: _Table, schema: Schema) -> tuple[Labels, tuple[Refusal, ...]]
 
 def _ids(table: _Table) -> Sequence[str]:
     ids: Sequence[str] = table.columns["id"]
-    lengths = list(map(len, ids))
-    if lengths and (min(lengths) < 1 or max(lengths) > MAX_TEXT):
-        wrong = [i for i, length in enumerate(lengths) if not 1 <= length <= MAX_TEXT]
+    distinct = set(ids)
+    if "" in distinct or max(map(len, ids), default=0) > MAX_TEXT:
+        wrong = [i for i, name in enumerate(ids) if not 1 <= len(name) <= MAX_TEXT]
         table.refuse(wrong, "id", f"expected 1 to {MAX_TEXT} characters")
-    if len(set(ids)) < table.n:
+    if len(distinct) < table.n:
         first: dict[str, int] = {}
         for i, name in enumerate(ids):
             if i not in table.bad and first.setdefault(name, i) != i:
@@ -718,13 +733,10 @@ def _times(table: _Table) -> NDArray[np.int64]:
     values = table.columns["at"]
     if isinstance(values, np.ndarray):
         return values
-    if not set(map(type, values)) <= {int}:
-        values = _each(values, seconds, "at", table)
     try:
-        at = np.array(values, dtype=np.int64)
-    except OverflowError:
-        at = np.array(_each(values, seconds, "at", table), dtype=np.int64)
-    return at
+        return np.frombuffer(struct.pack(f"{table.n}q", *values), np.int64)
+    except struct.error:  # some are texts or have a fraction
+        return np.array(_each(values, seconds, "at", table), dtype=np.int64)
 
 
 def _floats(table: _Table, field: str) -> NDArray[np.float64]:
@@ -857,7 +869,9 @@ def _arrow_numbers(column: Any, name: str) -> NDArray[np.float64]:
 
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise BadBatch(f"expected numbers, got {column.type}", name)
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+    if not pa.types.is_float64(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
 def _arrow_times(column: Any, table: _Table) -> NDArray[np.int64]:

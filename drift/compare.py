@@ -14,7 +14,7 @@ from drift import distances
 from drift.bins import EXTRA
 from drift.reference import GROUPS, Reference
 
-NAMES = ("psi", "js", "ks", "wasserstein", "hellinger", "tv")
+NAMES = ("psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv")
 
 
 def measure(
@@ -59,6 +59,7 @@ def _compare(
             "js": distances.js_of(a, b),
             "ks": np.where(fixed.number, _largest(below), np.float32(np.nan)),
             "wasserstein": np.where(fixed.number, area, np.float32(np.nan)),
+            "chi2": distances.chi2_of(a, b, groups.sum(axis=2), then.rows),
             "hellinger": distances.hellinger_of(a, b),
             "tv": distances.tv_of(a, b),
         }
@@ -74,9 +75,10 @@ def _largest(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Usual:
-    """What counts are held against: the `share` [n, C, GROUPS] of each group, and `below` [n, C, bins] the
-    distribution function at the bins' upper ends."""
+    """What counts are held against: of `rows` [n, C] the `share` [n, C, GROUPS] in each group, and `below` [n, C, bins]
+    the distribution function at the bins' upper ends."""
 
+    rows: NDArray[np.float32]
     share: distances.Floats
     below: NDArray[np.float32]
 
@@ -85,12 +87,12 @@ class Usual:
         below = np.cumsum(counts[:, :, :-EXTRA], axis=2, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             below /= below[:, :, -1:]
-        return cls(distances.shares(by_group(counts, reference)), below.astype(np.float32))
+        rows = counts.sum(axis=2).astype(np.float32)
+        return cls(rows, distances.shares(by_group(counts, reference)), below.astype(np.float32))
 
     def take(self, index: NDArray[np.intp]) -> Usual:
-        if (np.diff(index) == 1).all():
-            return Usual(self.share[index[0] : index[-1] + 1], self.below[index[0] : index[-1] + 1])
-        return Usual(self.share[index], self.below[index])
+        which = slice(index[0], index[-1] + 1) if (np.diff(index) == 1).all() else index
+        return Usual(self.rows[which], self.share[which], self.below[which])
 
 
 @lru_cache(maxsize=4)
@@ -101,7 +103,7 @@ def usual(reference: Reference) -> Usual:
         reference.pooled[None],
     )
     parts = [Usual.of(c, reference) for c in counts]
-    return Usual(np.concatenate([p.share for p in parts]), np.concatenate([p.below for p in parts]))
+    return Usual(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "share", "below")))
 
 
 _AT_ONCE = 32

@@ -118,7 +118,7 @@ def wasserstein_bound(
 
 
 def chi2(p: NDArray[Any], q: NDArray[Any]) -> Floats:
-    """Chi-square statistic of the 2 x bins table of counts (not shares). Range 0 to n + m; 0 for empty bins.
+    """Chi-square statistic of the 2 x bins table of counts (not shares). Range 0 to n + m; an empty bin adds nothing.
 
     Source: Pearson (1900); scipy.stats.chi2_contingency without correction. Degrees of freedom: filled bins - 1.
 
@@ -126,11 +126,7 @@ def chi2(p: NDArray[Any], q: NDArray[Any]) -> Floats:
     6.666667
     """
     a, b = np.broadcast_arrays(np.asarray(p, np.float64), np.asarray(q, np.float64))
-    n, m = a.sum(axis=-1, keepdims=True), b.sum(axis=-1, keepdims=True)
-    both = a + b
-    with np.errstate(invalid="ignore", divide="ignore"):
-        terms = np.where(both > 0, (a * np.sqrt(m / n) - b * np.sqrt(n / m)) ** 2 / both, 0.0)
-    return np.asarray(terms.sum(axis=-1))
+    return chi2_of(shares(a), shares(b), a.sum(axis=-1), b.sum(axis=-1))
 
 
 def hellinger(p: NDArray[Any], q: NDArray[Any]) -> Floats:
@@ -169,6 +165,14 @@ def js_of(a: Floats, b: Floats) -> Floats:
     middle = np.log((a + b) / 2 + tiny)
     both = a * (np.log(a + tiny) - middle) + b * (np.log(b + tiny) - middle)
     return np.asarray(np.sqrt(np.clip(_sum(both) / (2 * np.log(2.0)), 0.0, 1.0)))
+
+
+def chi2_of(a: Floats, b: Floats, n: Floats, m: Floats) -> Floats:
+    """`chi2` of shares, of `n` and `m` counts [...]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = a * (1 / m)[..., None] + b * (1 / n)[..., None]
+    gap = a - b
+    return _sum(gap * gap / np.maximum(expected, np.finfo(a.dtype).tiny))
 
 
 def hellinger_of(a: Floats, b: Floats) -> Floats:

@@ -128,7 +128,7 @@ class Coverage:
 class Heatmap:
     """Distances [sites, features] of the windows from each site's own reference rows; NaN where rows were too few.
 
-    `values` by name: psi, js, ks, wasserstein, hellinger, tv (psi on at most 16 groups of bins).
+    `values` by name: ks and wasserstein on all bins; psi, js, chi2, hellinger and tv on at most 16 groups of them.
     """
 
     sites: tuple[str, ...]

@@ -18,7 +18,7 @@ from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
 from triggers.run import Phase, Run
 
-METRICS = ("psi", "js", "ks", "wasserstein", "hellinger", "tv")
+METRICS = ("psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv")
 RECENT = timedelta(days=7)
 _STAMP = "%Y-%m-%dT%H%M%S"
 
@@ -418,6 +418,7 @@ def _reports(ports: Ports, name: str, after: str) -> Iterator[tuple[str, str, di
 
 def _check(stamp: str, candidate: str, report: dict[str, Any], metric: str) -> Check:
     distances = report["distances"]
+    unknown = [[None] * len(distances["features"])] * len(distances["sites"])  # an earlier version had fewer metrics
     return Check(
         at=_stamped(stamp),
         candidate=candidate,
@@ -426,7 +427,7 @@ def _check(stamp: str, candidate: str, report: dict[str, Any], metric: str) -> C
         reason=report["reason"],
         sites=distances["sites"],
         features=distances["features"],
-        values=[[None if v is None else round(v, 4) for v in row] for row in distances["values"][metric]],
+        values=[[None if v is None else round(v, 4) for v in row] for row in distances["values"].get(metric, unknown)],
         findings=msgspec.convert(report["findings"], list[Finding]),
     )
 

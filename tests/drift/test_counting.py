@@ -67,6 +67,7 @@ def one_by_one(column: Column, values: list[float], width: int) -> tuple[list[in
     st.none() | finite,
     st.floats(1e-9, 1e9),
 )
+@settings(deadline=None)
 def test_columns_counted_together_count_each_value_by_the_edges_alone(
     edges: list[list[float]], values: list[float], bound: float | None, scale: float
 ) -> None:
@@ -106,6 +107,7 @@ def test_many_rows_of_columns_of_all_shapes_are_counted_by_the_edges_alone() -> 
 
 
 @given(st.lists(st.floats(allow_infinity=False, width=32), min_size=1, max_size=200), st.integers(8, 128))
+@settings(deadline=None)
 def test_number_bins_count_every_value_once_and_leave_the_outer_bins_open(values: list[float], bins: int) -> None:
     column = of_numbers("x", np.array(values, np.float64), bins)
     counts, tails, _ = column.count(np.array(values, np.float64), bins + EXTRA)

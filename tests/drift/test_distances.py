@@ -10,7 +10,10 @@ from scipy.stats import chi2_contingency, ks_2samp, wasserstein_distance
 
 from drift import distances
 from drift.bins import EXTRA, of_numbers
-from drift.telemetry import Feature, Schema
+from drift.compare import by_group, measure
+from drift.reference import Reference
+from drift.sketch import sketch
+from drift.telemetry import Feature, Rows, Schema
 from drift.two_tables import chi2_tail, compare_tables
 
 counts = st.integers(2, 30).flatmap(
@@ -19,6 +22,7 @@ counts = st.integers(2, 30).flatmap(
 
 
 @given(counts)
+@settings(deadline=None)
 def test_on_the_same_bins_the_distances_are_scipys(pair: tuple[list[int], list[int]]) -> None:
     p, q = (np.array(x) for x in pair)
     places = np.arange(len(p)) ** 1.5
@@ -35,6 +39,7 @@ def test_on_the_same_bins_the_distances_are_scipys(pair: tuple[list[int], list[i
 
 
 @given(counts)
+@settings(deadline=None)
 def test_distances_are_zero_for_the_same_symmetric_and_within_their_range(pair: tuple[list[int], list[int]]) -> None:
     p, q = (np.array(x) for x in pair)
     for distance in (distances.psi, distances.js, distances.ks, distances.hellinger, distances.tv):
@@ -97,6 +102,7 @@ def test_wasserstein_on_bins_is_within_a_fiftieth_of_a_standard_deviation(tail: 
 
 
 @given(st.floats(0.001, 500), st.integers(1, 63))
+@settings(deadline=None)
 def test_the_chi_square_tail_is_scipys(x: float, freedom: int) -> None:
     assert chi2_tail(x, freedom) == pytest.approx(float(chi2_distribution.sf(x, freedom)), rel=1e-9, abs=1e-300)
 
@@ -124,6 +130,27 @@ def test_two_equal_tables_are_named_at_most_as_often_as_asked() -> None:
 
     wrong = sum(bool(compare_tables(schema, table(1000), table(400)).drifted) for _ in range(60))
     assert wrong <= 9
+
+
+def test_a_check_measures_all_distances_and_each_is_the_one_of_the_same_counts() -> None:
+    rng = np.random.default_rng(5)
+    schema = Schema("1", (Feature("x"), Feature("c", "category")))
+
+    def rows(n: int, shift: float) -> Rows:
+        columns = {"x": rng.normal(shift, size=n), "c": rng.choice(["a", "b", "c"], n).tolist()}
+        return Rows([str(i) for i in range(n)], np.zeros(n, np.int64), rng.random(n), columns)
+
+    reference = Reference.build(schema, rows(3000, 0.0), None, ["s1", "s2", "s3"] * 1000, bins=32)
+    parts = [sketch(rows(400, shift), reference).counts for shift in (0.0, 0.3, 0.3)]
+    _, found = measure(parts, [1, 3], np.array([0, 2]), reference)
+    assert set(found) == {"psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv"}
+    for site, (counts, row) in enumerate(((parts[0], 0), (parts[1] + parts[2], 2))):
+        p, q = by_group(np.stack((counts, reference.counts[row])), reference)
+        for name in ("psi", "js", "chi2", "hellinger", "tv"):
+            assert found[name][site] == pytest.approx(getattr(distances, name)(p, q), rel=1e-3, abs=1e-4), name
+        inner = [counts[0, :-EXTRA], reference.counts[row, 0, :-EXTRA]]
+        assert found["ks"][site, 0] == pytest.approx(float(distances.ks(*inner)), abs=1e-5)
+        assert np.isnan(found["ks"][site, 1])
 
 
 def test_empty_and_constant_tables_compare_without_complaint() -> None:

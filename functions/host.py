@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SETTINGS: Mapping[str, str] = {
     "DRIFTLOOP_PROFILE": "local",
+    "DRIFTLOOP_ROLE": "all",
     "DRIFTLOOP_STATE": "state",
     "DRIFTLOOP_CLOCK": "",
     "TelemetryQueue": "telemetry",

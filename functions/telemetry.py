@@ -13,11 +13,11 @@ from functions import answers, host, wire
 from triggers.errors import Misconfigured, Refused, Retry
 from triggers.ports import Message
 
-bp = func.Blueprint()
+door, bp = func.Blueprint(), func.Blueprint()
 log = logging.getLogger("driftloop")
 
 
-@bp.route("telemetry", methods=["POST"])
+@door.route("telemetry", methods=["POST"])
 def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
     """One batch in; 202 when it is durable. What is wrong with it is found when it is counted: it is quarantined then,
     with the reason. What only we cannot take now is 503."""

@@ -320,6 +320,8 @@ class Resource:
     @property
     def id(self) -> str:
         """With the group that it is in."""
+        if self.type == "Microsoft.Resources/resourceGroups":
+            return f"/subscriptions/<subscription>/resourceGroups/{self.name}"
         on = self.body.get("scope")
         base = on.id if isinstance(on, Resource) else f"<{on}>" if on else self.scope
         return f"{base}/providers/{self.type}/{self.name}"

@@ -1,0 +1,452 @@
+// driftloop, from nothing: `azd up`, or
+//   az deployment sub create --location REGION --template-file infra/main.bicep --parameters infra/main.dev.bicepparam
+
+targetScope = 'subscription'
+
+@description('dev, test or prod: part of every name.')
+@minLength(2)
+@maxLength(10)
+param environmentName string
+param location string
+@description('split: an app for what faces the sites, one that decides, one that touches clusters, each with its own identity. single: one app with the rights of all three.')
+@allowed(['split', 'single'])
+param apps string = 'split'
+@description('Storage, queues, topic, vault, registry and workspace are reached from the network alone. Takes Premium tiers.')
+param closed bool = false
+@description('First two numbers of the network: 10.40 is 10.40.0.0/16.')
+param addresses string = '10.40'
+@description('Client id of the Entra app that people sign in to; empty: nobody can, so nobody can approve.')
+param signInClientId string = ''
+@description('App roles or group ids whose people may approve.')
+param approveRoles string = 'approve'
+@description('App roles or group ids whose people may operate.')
+param operateRoles string = 'operate'
+@secure()
+@description('A Teams workflow that posts cards; empty: only the dashboard shows them.')
+param teamsWorkflowUrl string = ''
+@description('Where people reach the control app, if not at its own name.')
+param publicUrl string = ''
+@description('Resource ids of what is there already and is to be used; empty: made.')
+param vaultId string = ''
+param insightsId string = ''
+param logsId string = ''
+param registryId string = ''
+param workspaceStorageId string = ''
+param workspaceId string = ''
+@description('Of a workspace that is there already: its compute cluster, its datastore of the state container, and the identities of both; empty: made.')
+param computeName string = ''
+param computePrincipalId string = ''
+@description('Storage account to which sites upload files; empty: none does.')
+param uploadsId string = ''
+@description('Resource ids of the Arc clusters that the loop deploys to.')
+param clusterIds array = []
+param redundancy string = 'Standard_LRS'
+param vmSize string = 'Standard_DS3_v2'
+param maxNodes int = 2
+param retentionDays int = 30
+param dailyCapGb int = 1
+@description('Always-ready instances of each app: none is cheaper, and the first batch after a pause waits.')
+param alwaysReady int = 0
+@description('Who is told when something is wrong; empty: nobody.')
+param alertEmails array = []
+@description('Of a month, in the currency of the subscription; 0: none.')
+param budget int = 0
+@description('First day of a month.')
+param budgetStart string = '2026-01-01'
+
+var tags = {
+  application: 'driftloop'
+  environment: environmentName
+  'azd-env-name': environmentName
+}
+var name = '${environmentName}-${take(uniqueString(subscription().id, environmentName, location), 6)}'
+var names = loadJsonContent('names.json')
+var roles = apps == 'single' ? ['all'] : ['ingest', 'control', 'deploy']
+var groupName = 'rg-driftloop-${environmentName}'
+var workspacePlace = empty(workspaceId) ? [subscription().subscriptionId, groupName] : [split(workspaceId, '/')[2], split(workspaceId, '/')[4]]
+var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var blobReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
+
+resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
+  name: groupName
+  location: location
+  tags: tags
+}
+
+module definitions 'modules/roles.bicep' = {
+  name: 'roles-${name}'
+  params: {
+    name: name
+  }
+}
+
+module insights 'modules/insights.bicep' = {
+  name: 'insights'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    existingId: insightsId
+    existingLogsId: logsId
+    retentionDays: retentionDays
+    dailyCapGb: dailyCapGb
+  }
+}
+
+module network 'modules/network.bicep' = {
+  name: 'network'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    apps: roles
+    addresses: addresses
+  }
+}
+
+module storage 'modules/storage.bicep' = {
+  name: 'storage'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+    redundancy: redundancy
+  }
+}
+
+module bus 'modules/bus.bicep' = {
+  name: 'bus'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+  }
+}
+
+module topic 'modules/topic.bicep' = {
+  name: 'topic'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+  }
+}
+
+module vault 'modules/vault.bicep' = if (empty(vaultId)) {
+  name: 'vault'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+    teamsWorkflowUrl: teamsWorkflowUrl
+  }
+}
+
+module registry 'modules/registry.bicep' = if (empty(registryId)) {
+  name: 'registry'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+  }
+}
+
+var usedVaultId = empty(vaultId) ? vault.outputs.id : vaultId
+
+module ml 'modules/ml.bicep' = if (empty(workspaceId)) {
+  name: 'ml'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    logsId: insights.outputs.logsId
+    closed: closed
+    insightsId: insights.outputs.id
+    vaultId: usedVaultId
+    registryId: empty(registryId) ? registry.outputs.id : registryId
+    storageId: empty(workspaceStorageId) ? storage.outputs.id : workspaceStorageId
+    vmSize: vmSize
+    maxNodes: maxNodes
+    stateAccount: storage.outputs.name
+  }
+}
+
+var usedWorkspaceId = empty(workspaceId) ? ml.outputs.id : workspaceId
+
+module identities 'modules/identity.bicep' = [for role in roles: {
+  name: 'identity-${role}'
+  scope: group
+  params: {
+    name: 'id-${name}-${role}'
+    location: location
+    tags: tags
+  }
+}]
+
+module grants 'modules/grants.bicep' = [for (role, i) in roles: {
+  name: 'grants-${role}'
+  scope: group
+  params: {
+    role: role
+    principalId: identities[i].outputs.principalId
+    storageName: storage.outputs.name
+    busName: bus.outputs.name
+    topicName: topic.outputs.name
+    vaultId: empty(teamsWorkflowUrl) ? '' : usedVaultId
+    logsId: insights.outputs.logsId
+    insightsId: insights.outputs.id
+  }
+}]
+
+// The workspace: control trains in it, deploy serves from it.
+module onWorkspace 'modules/grant.bicep' = [for (role, i) in roles: if (role != 'ingest') {
+  name: 'workspace-${role}'
+  scope: resourceGroup(workspacePlace[0], workspacePlace[1])
+  params: {
+    kind: 'workspace'
+    resourceName: last(split(usedWorkspaceId, '/'))
+    principalId: identities[i].outputs.principalId
+    roleDefinitionId: definitions.outputs.ids[role == 'deploy' ? 'driftloop deployer' : 'driftloop trainer']
+  }
+}]
+
+module alsoDeploys 'modules/grant.bicep' = if (apps == 'single') {
+  name: 'workspace-deploys'
+  scope: resourceGroup(workspacePlace[0], workspacePlace[1])
+  params: {
+    kind: 'workspace'
+    resourceName: last(split(usedWorkspaceId, '/'))
+    principalId: identities[0].outputs.principalId
+    roleDefinitionId: definitions.outputs.ids['driftloop deployer']
+  }
+}
+
+module onClusters 'modules/grant.bicep' = [for (id, i) in clusterIds: {
+  name: 'cluster-${i}'
+  scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
+  params: {
+    kind: 'cluster'
+    resourceName: last(split(id, '/'))
+    principalId: identities[length(roles) - 1].outputs.principalId
+    roleDefinitionId: definitions.outputs.ids['driftloop deployer']
+  }
+}]
+
+module onUploads 'modules/grant.bicep' = if (!empty(uploadsId)) {
+  name: 'uploads'
+  scope: resourceGroup(split(uploadsId, '/')[2], split(uploadsId, '/')[4])
+  params: {
+    kind: 'storage'
+    resourceName: last(split(uploadsId, '/'))
+    principalId: identities[apps == 'single' ? 0 : 1].outputs.principalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobReader)
+  }
+}
+
+// The identity of the training cluster reads batches and writes candidates; the topic's writes what nobody took.
+module trainsOnState 'modules/grant.bicep' = if (empty(workspaceId) || !empty(computePrincipalId)) {
+  name: 'training-state'
+  scope: group
+  params: {
+    kind: 'container'
+    resourceName: storage.outputs.name
+    container: names.containers.state
+    principalId: empty(workspaceId) ? ml.outputs.computePrincipalId : computePrincipalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+  }
+}
+
+module deadLetters 'modules/grant.bicep' = {
+  name: 'topic-dead-letters'
+  scope: group
+  params: {
+    kind: 'container'
+    resourceName: storage.outputs.name
+    container: names.containers.deadLetters
+    principalId: topic.outputs.principalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+  }
+}
+
+var settingsOfAll = {
+  DRIFTLOOP_PROFILE: 'azure'
+  APPLICATIONINSIGHTS_CONNECTION_STRING: insights.outputs.connectionString
+  Storage__blobServiceUri: storage.outputs.blobUri
+  StateContainer: names.containers.state
+  ServiceBus__fullyQualifiedNamespace: bus.outputs.host
+  ServiceBus__credential: 'managedidentity'
+}
+var settingsOfState = {
+  Storage__tableServiceUri: storage.outputs.tableUri
+  StateTable: names.table
+  ConfigContainer: names.containers.config
+  EventGrid__topicEndpointUri: topic.outputs.endpoint
+  AzureMLWorkspace: usedWorkspaceId
+}
+var queueSettings = toObject(names.queues, queue => queue.setting, queue => queue.name)
+var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
+  KeyContainer: names.containers.keys
+  AzureMLCompute: empty(workspaceId) ? ml.outputs.computeName : computeName
+  AzureMLDatastore: names.datastore
+  ApproveRoles: approveRoles
+  OperateRoles: operateRoles
+}, empty(publicUrl) ? {} : {
+  PublicUrl: publicUrl
+}, empty(teamsWorkflowUrl) ? {} : {
+  TeamsWorkflowUrl: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=teams-workflow-url)'
+}, empty(uploadsId) ? {} : {
+  UploadsBlobServiceUri: 'https://${last(split(uploadsId, '/'))}.blob.${environment().suffixes.storage}'
+})
+var settingsOf = {
+  ingest: {
+    TelemetryQueue: queueSettings.TelemetryQueue
+  }
+  control: settingsOfControl
+  deploy: union(settingsOfState, {
+    RunsQueue: queueSettings.RunsQueue
+    DeploymentsQueue: queueSettings.DeploymentsQueue
+  })
+  all: settingsOfControl
+}
+
+module functions 'modules/app.bicep' = [for (role, i) in roles: {
+  name: 'app-${role}'
+  scope: group
+  dependsOn: [grants]
+  params: {
+    name: name
+    location: location
+    tags: tags
+    role: role
+    identityId: identities[i].outputs.id
+    clientId: identities[i].outputs.clientId
+    principalId: identities[i].outputs.principalId
+    settings: union(settingsOfAll, settingsOf[role], {
+      DRIFTLOOP_ROLE: role
+      AZURE_CLIENT_ID: identities[i].outputs.clientId
+      ServiceBus__clientId: identities[i].outputs.clientId
+      APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identities[i].outputs.clientId};Authorization=AAD'
+    })
+    logsId: insights.outputs.logsId
+    subnetId: network.outputs.appSubnetIds[i]
+    closed: closed
+    memoryMb: 2048
+    maxInstances: 40
+    alwaysReady: alwaysReady > 0 ? [
+      {
+        name: 'http'
+        instanceCount: alwaysReady
+      }
+    ] : []
+    signInClientId: role == 'control' || role == 'all' ? signInClientId : ''
+  }
+}]
+
+var blobZone = 'privatelink.blob.${environment().suffixes.storage}'
+var privately = closed ? [
+  { of: 'storage', group: 'blob', zone: blobZone }
+  { of: 'storage', group: 'table', zone: 'privatelink.table.${environment().suffixes.storage}' }
+  { of: 'bus', group: 'namespace', zone: 'privatelink.servicebus.windows.net' }
+  { of: 'topic', group: 'topic', zone: 'privatelink.eventgrid.azure.net' }
+  { of: 'ml', group: 'amlworkspace', zone: 'privatelink.api.azureml.ms' }
+  { of: 'vault', group: 'vault', zone: 'privatelink.vaultcore.azure.net' }
+] : []
+var idOf = {
+  storage: storage.outputs.id
+  bus: bus.outputs.id
+  topic: topic.outputs.id
+  ml: usedWorkspaceId
+  vault: usedVaultId
+}
+
+module zones 'modules/zone.bicep' = [for p in privately: {
+  name: 'zone-${p.of}-${p.group}'
+  scope: group
+  params: {
+    name: p.zone
+    tags: tags
+    networkId: network.outputs.id
+  }
+}]
+
+module endpoints 'modules/private.bicep' = [for (p, i) in privately: {
+  name: 'private-${p.of}-${p.group}'
+  scope: group
+  params: {
+    name: '${name}-${p.of}'
+    location: location
+    tags: tags
+    subnetId: network.outputs.endpointsSubnetId
+    resourceId: idOf[p.of]
+    group: p.group
+    zoneId: zones[i].outputs.id
+  }
+}]
+
+module hostEndpoints 'modules/private.bicep' = [for (role, i) in roles: if (closed) {
+  name: 'private-host-${role}'
+  scope: group
+  params: {
+    name: '${name}-host-${role}'
+    location: location
+    tags: tags
+    subnetId: network.outputs.endpointsSubnetId
+    resourceId: functions[i].outputs.storageId
+    group: 'blob'
+    zoneId: zones[0].outputs.id
+  }
+}]
+
+module alerts 'modules/alerts.bicep' = if (!empty(alertEmails)) {
+  name: 'alerts'
+  scope: group
+  params: {
+    name: name
+    location: location
+    tags: tags
+    emails: alertEmails
+    busId: bus.outputs.id
+    topicId: topic.outputs.id
+    insightsId: insights.outputs.id
+    budget: budget
+    budgetStart: budgetStart
+  }
+}
+
+// What subscriptions.bicep and azd need.
+output AZURE_RESOURCE_GROUP string = group.name
+output AZURE_LOCATION string = location
+output SERVICE_NAMES array = roles
+output SUBSCRIPTIONS object = {
+  apps: apps == 'single' ? {
+    all: functions[0].outputs.id
+  } : {
+    ingest: functions[0].outputs.id
+    control: functions[1].outputs.id
+    deploy: functions[2].outputs.id
+  }
+  topicName: topic.outputs.name
+  storageId: storage.outputs.id
+  workspaceId: usedWorkspaceId
+  uploadsId: uploadsId
+}
+output TELEMETRY_URL string = '${functions[0].outputs.host}/api/telemetry'
+output DASHBOARD_URL string = '${functions[apps == 'single' ? 0 : 1].outputs.host}/api/ui/'

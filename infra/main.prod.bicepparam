@@ -1,0 +1,16 @@
+using 'main.bicep'
+
+param environmentName = 'prod'
+param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
+param closed = true
+param addresses = '10.42'
+param redundancy = 'Standard_ZRS'
+param signInClientId = readEnvironmentVariable('SIGN_IN_CLIENT_ID', '')
+param teamsWorkflowUrl = readEnvironmentVariable('TEAMS_WORKFLOW_URL', '')
+param retentionDays = 90
+param dailyCapGb = 5
+param alwaysReady = 1
+param maxNodes = 4
+param alertEmails = [readEnvironmentVariable('ALERT_EMAIL', 'operator@example.com')]
+param budget = 1000
+param budgetStart = '2026-01-01'

@@ -1,0 +1,8 @@
+using 'main.bicep'
+
+// As production, without its network and its reserves.
+param environmentName = 'test'
+param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
+param addresses = '10.41'
+param signInClientId = readEnvironmentVariable('SIGN_IN_CLIENT_ID', '')
+param teamsWorkflowUrl = readEnvironmentVariable('TEAMS_WORKFLOW_URL', '')

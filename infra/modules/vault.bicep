@@ -1,0 +1,54 @@
+// Secrets of people's making: the Teams workflow's URL. The app's own keys are blobs that it makes itself.
+
+param name string
+param location string
+param tags object
+param logsId string
+param closed bool
+@secure()
+param teamsWorkflowUrl string
+
+resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
+  name: 'kv-${name}'
+  location: location
+  tags: tags
+  properties: {
+    tenantId: tenant().tenantId
+    sku: {
+      family: 'A'
+      name: 'standard'
+    }
+    enableRbacAuthorization: true
+    enablePurgeProtection: true
+    softDeleteRetentionInDays: 90
+    publicNetworkAccess: closed ? 'Disabled' : 'Enabled'
+    networkAcls: {
+      bypass: 'AzureServices'
+      defaultAction: closed ? 'Deny' : 'Allow'
+    }
+  }
+}
+
+resource teams 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(teamsWorkflowUrl)) {
+  parent: vault
+  name: 'teams-workflow-url'
+  properties: {
+    value: teamsWorkflowUrl
+  }
+}
+
+resource told 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  scope: vault
+  name: 'logs'
+  properties: {
+    workspaceId: logsId
+    logs: [
+      {
+        categoryGroup: 'audit'
+        enabled: true
+      }
+    ]
+  }
+}
+
+output id string = vault.id

@@ -26,8 +26,8 @@ ROLES = {
     "control": [module.bp for module in CONTROL],
     "deploy": [deployments.bp],
 }
-"""An app can use all the rights of its identity: `ingest` faces the sites and can only take telemetry in, `deploy` alone
-touches them, `control` is the rest. One app that is `all` has the rights of all three."""
+"""An app can use all the rights of its identity: `ingest` faces the sites and can only take telemetry in, `deploy`
+alone touches them, `control` is the rest. One app that is `all` has the rights of all three."""
 
 role = host.setting("DRIFTLOOP_ROLE")
 if role not in {*ROLES, "all"}:

@@ -26,7 +26,7 @@ param operateRoles string = 'operate'
 param teamsWorkflowUrl string = ''
 @description('Where people reach the control app, if not at its own name.')
 param publicUrl string = ''
-@description('Resource ids of what is there already and is to be used; empty: made.')
+@description('Resource ids of what is there already and is to be used; empty: made. A workspace that is there comes with its storage account.')
 param vaultId string = ''
 param insightsId string = ''
 param logsId string = ''
@@ -64,6 +64,7 @@ var names = loadJsonContent('names.json')
 var roles = apps == 'single' ? ['all'] : ['ingest', 'control', 'deploy']
 var groupName = 'rg-driftloop-${environmentName}'
 var workspacePlace = empty(workspaceId) ? [subscription().subscriptionId, groupName] : [split(workspaceId, '/')[2], split(workspaceId, '/')[4]]
+var snapshotsPlace = empty(workspaceStorageId) ? [subscription().subscriptionId, groupName] : [split(workspaceStorageId, '/')[2], split(workspaceStorageId, '/')[4]]
 var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 var blobReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 
@@ -168,6 +169,7 @@ module registry 'modules/registry.bicep' = if (empty(registryId)) {
   }
 }
 
+var usedRegistryId = empty(registryId) ? registry.outputs.id : registryId
 var usedVaultId = empty(vaultId) ? vault.outputs.id : vaultId
 
 module ml 'modules/ml.bicep' = if (empty(workspaceId)) {
@@ -181,14 +183,15 @@ module ml 'modules/ml.bicep' = if (empty(workspaceId)) {
     closed: closed
     insightsId: insights.outputs.id
     vaultId: usedVaultId
-    registryId: empty(registryId) ? registry.outputs.id : registryId
-    storageId: empty(workspaceStorageId) ? storage.outputs.id : workspaceStorageId
+    registryId: usedRegistryId
+    storageId: workspaceStorageId
     vmSize: vmSize
     maxNodes: maxNodes
     stateAccount: storage.outputs.name
   }
 }
 
+var usedSnapshotsId = empty(workspaceId) ? ml.outputs.storageId : workspaceStorageId
 var usedWorkspaceId = empty(workspaceId) ? ml.outputs.id : workspaceId
 
 module identities 'modules/identity.bicep' = [for role in roles: {
@@ -258,6 +261,29 @@ module onUploads 'modules/grant.bicep' = if (!empty(uploadsId)) {
     resourceName: last(split(uploadsId, '/'))
     principalId: identities[apps == 'single' ? 0 : 1].outputs.principalId
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobReader)
+  }
+}
+
+// Code that a job or an endpoint runs is uploaded to the workspace's own account.
+module onSnapshots 'modules/grant.bicep' = [for (role, i) in roles: if (role != 'ingest') {
+  name: 'snapshots-${role}'
+  scope: resourceGroup(snapshotsPlace[0], snapshotsPlace[1])
+  params: {
+    kind: 'storage'
+    resourceName: last(split(usedSnapshotsId, '/'))
+    principalId: identities[i].outputs.principalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
+  }
+}]
+
+module trainsOnSnapshots 'modules/grant.bicep' = if (empty(workspaceId) || !empty(computePrincipalId)) {
+  name: 'training-snapshots'
+  scope: resourceGroup(snapshotsPlace[0], snapshotsPlace[1])
+  params: {
+    kind: 'storage'
+    resourceName: last(split(usedSnapshotsId, '/'))
+    principalId: empty(workspaceId) ? ml.outputs.computePrincipalId : computePrincipalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobContributor)
   }
 }
 
@@ -360,34 +386,46 @@ module functions 'modules/app.bicep' = [for (role, i) in roles: {
   }
 }]
 
-var blobZone = 'privatelink.blob.${environment().suffixes.storage}'
+var zoneNames = closed ? [
+  'privatelink.blob.${environment().suffixes.storage}'
+  'privatelink.table.${environment().suffixes.storage}'
+  'privatelink.servicebus.windows.net'
+  'privatelink.eventgrid.azure.net'
+  'privatelink.api.azureml.ms'
+  'privatelink.vaultcore.azure.net'
+  'privatelink.azurecr.io'
+] : []
 var privately = closed ? [
-  { of: 'storage', group: 'blob', zone: blobZone }
-  { of: 'storage', group: 'table', zone: 'privatelink.table.${environment().suffixes.storage}' }
-  { of: 'bus', group: 'namespace', zone: 'privatelink.servicebus.windows.net' }
-  { of: 'topic', group: 'topic', zone: 'privatelink.eventgrid.azure.net' }
-  { of: 'ml', group: 'amlworkspace', zone: 'privatelink.api.azureml.ms' }
-  { of: 'vault', group: 'vault', zone: 'privatelink.vaultcore.azure.net' }
+  { of: 'storage', group: 'blob', zone: 0 }
+  { of: 'storage', group: 'table', zone: 1 }
+  { of: 'snapshots', group: 'blob', zone: 0 }
+  { of: 'bus', group: 'namespace', zone: 2 }
+  { of: 'topic', group: 'topic', zone: 3 }
+  { of: 'ml', group: 'amlworkspace', zone: 4 }
+  { of: 'vault', group: 'vault', zone: 5 }
+  { of: 'registry', group: 'registry', zone: 6 }
 ] : []
 var idOf = {
   storage: storage.outputs.id
+  snapshots: usedSnapshotsId
+  registry: usedRegistryId
   bus: bus.outputs.id
   topic: topic.outputs.id
   ml: usedWorkspaceId
   vault: usedVaultId
 }
 
-module zones 'modules/zone.bicep' = [for p in privately: {
-  name: 'zone-${p.of}-${p.group}'
+module zones 'modules/zone.bicep' = [for zone in zoneNames: {
+  name: 'zone-${zone}'
   scope: group
   params: {
-    name: p.zone
+    name: zone
     tags: tags
     networkId: network.outputs.id
   }
 }]
 
-module endpoints 'modules/private.bicep' = [for (p, i) in privately: {
+module endpoints 'modules/private.bicep' = [for p in privately: {
   name: 'private-${p.of}-${p.group}'
   scope: group
   params: {
@@ -397,7 +435,7 @@ module endpoints 'modules/private.bicep' = [for (p, i) in privately: {
     subnetId: network.outputs.endpointsSubnetId
     resourceId: idOf[p.of]
     group: p.group
-    zoneId: zones[i].outputs.id
+    zoneId: zones[p.zone].outputs.id
   }
 }]
 
@@ -435,7 +473,7 @@ module alerts 'modules/alerts.bicep' = if (!empty(alertEmails)) {
 output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_LOCATION string = location
 output SERVICE_NAMES array = roles
-output SUBSCRIPTIONS object = {
+output subscriptions object = {
   apps: apps == 'single' ? {
     all: functions[0].outputs.id
   } : {

@@ -199,11 +199,11 @@ param cluster string
 param namespace string
 param location string = resourceGroup().location
 
-resource ml 'Microsoft.MachineLearningServices/workspaces@2025-06-01' existing = {
+resource ml 'Microsoft.MachineLearningServices/workspaces@2024-10-01' existing = {
   name: workspace
 }
 
-resource attached 'Microsoft.MachineLearningServices/workspaces/computes@2025-06-01' = {
+resource attached 'Microsoft.MachineLearningServices/workspaces/computes@2024-10-01' = {
   parent: ml
   name: compute
   location: location
@@ -221,7 +221,7 @@ resource attached 'Microsoft.MachineLearningServices/workspaces/computes@2025-06
 """
 
 _SYMBOLS = {
-    "managedClusters": "Microsoft.ContainerService/managedClusters@2025-05-01",
+    "managedClusters": "Microsoft.ContainerService/managedClusters@2024-09-01",
     "connectedClusters": "Microsoft.Kubernetes/connectedClusters@2024-01-01",
 }
 

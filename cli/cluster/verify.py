@@ -22,7 +22,7 @@ TIMEOUT_S = 15.0
 MOST_BYTES = 64 * 1024 * 1024
 ROUTER = "azureml-fe"
 ARM = "https://management.azure.com"
-EXTENSIONS, COMPUTES = "2022-11-01", "2025-06-01"
+EXTENSIONS, COMPUTES = "2022-11-01", "2024-10-01"
 """api-versions."""
 
 

@@ -1,4 +1,5 @@
-// The workspace that trains, its cluster, and the loop's container as a datastore without credentials.
+// The workspace that trains, its cluster, and the loop's container as a datastore without credentials. Its own account
+// keeps what its users see: the loop's state is in another.
 
 param name string
 param location string
@@ -15,6 +16,32 @@ param stateAccount string
 
 var names = loadJsonContent('../names.json')
 
+var ownStorage = empty(storageId)
+var usedStorageId = ownStorage ? account.id : storageId
+
+resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = if (ownStorage) {
+  name: take('stml${replace(name, '-', '')}', 24)
+  location: location
+  tags: tags
+  kind: 'StorageV2'
+  sku: {
+    name: 'Standard_LRS'
+  }
+  properties: {
+    allowBlobPublicAccess: false
+    allowCrossTenantReplication: false
+    allowSharedKeyAccess: false
+    defaultToOAuthAuthentication: true
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+    publicNetworkAccess: closed ? 'Disabled' : 'Enabled'
+    networkAcls: {
+      bypass: 'AzureServices'
+      defaultAction: closed ? 'Deny' : 'Allow'
+    }
+  }
+}
+
 resource workspace 'Microsoft.MachineLearningServices/workspaces@2024-10-01' = {
   name: 'mlw-${name}'
   location: location
@@ -24,7 +51,7 @@ resource workspace 'Microsoft.MachineLearningServices/workspaces@2024-10-01' = {
   }
   properties: {
     friendlyName: name
-    storageAccount: storageId
+    storageAccount: usedStorageId
     keyVault: vaultId
     applicationInsights: insightsId
     containerRegistry: registryId
@@ -91,5 +118,5 @@ resource told 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
 
 output id string = workspace.id
 output computeName string = cluster.name
-output principalId string = workspace.identity.principalId
+output storageId string = usedStorageId
 output computePrincipalId string = cluster.identity.principalId

@@ -1,0 +1,7 @@
+using 'main.bicep'
+
+// For azd, which asks for the name and the region of an environment.
+param environmentName = readEnvironmentVariable('AZURE_ENV_NAME', 'dev')
+param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
+param signInClientId = readEnvironmentVariable('SIGN_IN_CLIENT_ID', '')
+param teamsWorkflowUrl = readEnvironmentVariable('TEAMS_WORKFLOW_URL', '')

@@ -334,6 +334,9 @@ var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
   AzureMLDatastore: names.datastore
   ApproveRoles: approveRoles
   OperateRoles: operateRoles
+}, empty(signInClientId) ? {} : {
+  TenantId: tenant().tenantId
+  TokenAudience: '${signInClientId}, api://${signInClientId}'
 }, empty(publicUrl) ? {} : {
   PublicUrl: publicUrl
 }, empty(teamsWorkflowUrl) ? {} : {

@@ -33,6 +33,7 @@ resource teams 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(teams
   parent: vault
   name: 'teams-workflow-url'
   properties: {
+    contentType: 'text/uri'
     value: teamsWorkflowUrl
   }
 }

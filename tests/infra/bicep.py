@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,11 @@ class Module(dict[str, Any]):
     """What a module gave; one that was not deployed gives nothing that may be used."""
 
 
+@cache
+def _statements(path: Path) -> list[Statement]:
+    return list(Parser(tokens(path.read_text("utf-8"), path.name), path.name).statements())
+
+
 SCOPE = "/subscriptions/<subscription>/resourceGroups/<group>"
 MODULE_KEYS = {"name", "scope", "params", "dependsOn"}
 
@@ -355,8 +361,7 @@ class Template:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        source = path.read_text("utf-8")
-        self.statements = list(Parser(tokens(source, path.name), path.name).statements())
+        self.statements = _statements(path)
         self.names: dict[str, Statement] = {}
         for s in self.statements:
             if s.kind not in ("output", "targetScope", "using"):

@@ -248,7 +248,7 @@ LEFT = {
     *("Storage", "ServiceBus", "EventGridKey"),  # for emulators
     *("WEBSITE_HOSTNAME", "WEBSITE_AUTH_ENABLED"),  # said by App Service
     *("DRIFTLOOP_STATE", "DRIFTLOOP_CLOCK"),  # of the local profile
-    "LogsEndpoint",  # of other clouds
+    *("LogsEndpoint", "Authority"),  # of other clouds
 }
 
 

@@ -8,15 +8,15 @@ names one site, with a state folder that outlives the pod. One worker (WORKER_CO
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
 from edge import candidate
-from edge.config import Config, load
+from edge.config import Config, load, parse
 from edge.errors import NotReady, Refused, Unreachable
 from edge.server import Host
 from edge.state import write_file
@@ -31,7 +31,8 @@ def init() -> None:
     (site,) = config.sites
     registry = Path(site.state) / "registry"
     digest = imported(Path(os.environ["AZUREML_MODEL_DIR"]), registry)
-    told = msgspec.structs.replace(site, registry=str(registry))
+    instance = f"{digest[:12]}-{uuid4().hex[:8]}"  # another deployment, or another pod, may be this site too
+    told = msgspec.structs.replace(site, registry=str(registry), instance=instance)
     host = Host(msgspec.structs.replace(config, sites=(told,), port=0))
     try:
         host.sites[site.name].deploy(digest, os.environ.get("DRIFTLOOP_CHANGE", "azureml"))
@@ -43,10 +44,13 @@ def init() -> None:
 
 
 def run(raw: str | bytes) -> dict[str, Any]:
-    """`{"rows": [...]}` as for POST score, `{"labels": [...]}` as for POST labels, `{}` for the status."""
+    """`{"rows": [...]}` as for POST score, `{"probe": [...]}` the same without a trace in the telemetry,
+    `{"labels": [...]}` as for POST labels, `{}` for the status."""
     site = _site()
     try:
         asked = msgspec.json.decode(raw, type=dict[str, Any])
+        if "probe" in asked:
+            return site.probe(asked["probe"])
         if "rows" in asked:
             return site.score_rows(asked["rows"])
         if "labels" in asked:
@@ -80,12 +84,10 @@ def imported(model: Path, registry: Path) -> str:
 
 
 def _config(said: str) -> Config:
-    if not said.lstrip().startswith("{"):
-        return load(Path(said))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "edge.json"
-        path.write_text(said)
-        return load(path)
+    """The text's paths are relative to the snapshot that this script lies in."""
+    if said.lstrip().startswith("{"):
+        return parse(said.encode(), Path(__file__).parents[1], "DRIFTLOOP_EDGE")
+    return load(Path(said))
 
 
 def _site() -> Any:

@@ -46,8 +46,9 @@ class SiteConfig(Section, frozen=True, kw_only=True):
 
     `ingest` and `registry` are addresses (edge.services), or the registry a folder; `registry_key` is the file of its
     public key (PEM or base64), `key` the file of the site's private key (PEM; none: batches are not signed), `key_id`
-    its name in fleet.yaml. `data` is a recording (.npz) to play, none for a site that serves. A site whose data `stays`
-    sends sketches.
+    its name in fleet.yaml. `wanted` is a file that names the candidate to serve, for a site that is told by files and
+    not by requests; `instance` tells apart the batches of several programs that are one site. `data` is a recording
+    (.npz) to play, none for a site that serves. A site whose data `stays` sends sketches.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -59,6 +60,8 @@ class SiteConfig(Section, frozen=True, kw_only=True):
     schema: Schema
     key: str | None = None
     key_id: str = ""
+    wanted: str | None = None
+    instance: str = ""
     data: str | None = None
     stays: bool = False
     flush: Positive = 3600  # seconds of telemetry in a batch
@@ -77,15 +80,21 @@ class Config(Section, frozen=True, kw_only=True):
 def load(path: Path) -> Config:
     """The file, its paths made absolute. Raises Refused with what is wrong in it."""
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=Config)
+        data = path.read_bytes()
     except OSError as error:
         raise Refused(f"cannot be read: {error}", str(path)) from error
+    return parse(data, path.resolve().parent, str(path))
+
+
+def parse(data: bytes, folder: Path, name: str) -> Config:
+    """As `load`, from the file's bytes; its paths are relative to `folder`."""
+    try:
+        config = msgspec.json.decode(data, type=Config)
     except msgspec.MsgspecError as error:
-        raise Refused(str(error), str(path)) from error
+        raise Refused(str(error), name) from error
     names = [site.name for site in config.sites]
     if len(set(names)) < len(names):
-        raise Refused(f"two sites have one name: {sorted(names)}", str(path))
-    folder = path.resolve().parent
+        raise Refused(f"two sites have one name: {sorted(names)}", name)
     return msgspec.structs.replace(config, sites=tuple(_absolute(site, folder) for site in config.sites))
 
 
@@ -97,5 +106,6 @@ def _absolute(site: SiteConfig, folder: Path) -> SiteConfig:
         registry=site.registry if remote else str(folder / site.registry),
         registry_key=str(folder / site.registry_key),
         key=None if site.key is None else str(folder / site.key),
+        wanted=None if site.wanted is None else str(folder / site.wanted),
         data=None if site.data is None else str(folder / site.data),
     )

@@ -9,12 +9,14 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from edge.errors import Refused, Unreachable
 
 TIMEOUT = 30.0
 """Seconds."""
+_PART = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,51 @@ class Registry:
             raise Refused("is not in the registry", name) from error
         except OSError as error:
             raise Unreachable(f"{name} cannot be read: {error}") from error
+
+    def fetch(self, name: str, target: Path, size: int) -> None:
+        """Bring `size` bytes into a file, from where an earlier attempt was cut off.
+
+        Raises Refused where there are more, or no such name; Unreachable where not all came: what came stays.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as file:
+            begin = file.tell() if file.tell() <= size else 0
+            if begin == size:
+                return
+            try:
+                start, source = self._open(name, begin)
+                with source:
+                    file.seek(start)
+                    file.truncate()
+                    while part := source.read(_PART):
+                        file.write(part)
+                        if file.tell() > size:
+                            raise Refused(f"is longer than {size} bytes", name)
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable(f"the registry cannot be reached: {error}") from error
+            if file.tell() < size:
+                raise Unreachable(f"{name} was cut off after {file.tell():,} of {size:,} bytes")
+
+    def _open(self, name: str, begin: int) -> tuple[int, BinaryIO]:
+        """The bytes from `begin` on, or, where the other end does not know parts, from 0 on."""
+        if urlsplit(self._source).scheme not in ("http", "https"):
+            try:
+                file = (Path(self._source) / name).open("rb")
+            except FileNotFoundError as error:
+                raise Refused("is not in the registry", name) from error
+            file.seek(begin)
+            return begin, file
+        request = urllib.request.Request(f"{self._source.rstrip('/')}/{name}")  # noqa: S310  as below
+        if begin:
+            request.add_header("Range", f"bytes={begin}-")
+        try:
+            answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310  the scheme was looked at
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (404, 410):
+                raise Refused("is not in the registry", name) from error
+            raise Unreachable(f"the registry answered {error.code} to {name}") from error
+        return (begin if answer.status == 206 else 0), answer
 
     def _fetch(self, url: str, name: str, limit: int) -> bytes:
         try:

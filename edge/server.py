@@ -21,6 +21,8 @@ from edge.site import Site
 
 MAX_BODY = 8 << 20
 _PAUSE = 0.5
+_LOOK = 2.0
+"""Seconds between two looks at what a site is told to serve."""
 
 
 class _Score(msgspec.Struct):
@@ -64,6 +66,11 @@ class Host:
             threading.Thread(target=self._keep_sending, args=(site,), daemon=True)
             for name, site in self.sites.items()
             if name not in self.players
+        ]
+        self._background += [
+            threading.Thread(target=self._keep_following, args=(site,), daemon=True)
+            for site in self.sites.values()
+            if site.config.wanted is not None
         ]
 
     @property
@@ -124,6 +131,15 @@ class Host:
                 site.problem = f"{type(error).__name__}: {error}"
         with suppress(Refused, Unreachable, OSError, ValueError, sqlite3.Error):  # what is served is on the disk anyway
             site.flush()
+
+    def _keep_following(self, site: Site) -> None:
+        while True:
+            try:
+                site.follow()
+            except (Refused, OSError, ValueError, sqlite3.Error) as error:
+                site.problem = f"{type(error).__name__}: {error}"
+            if self._stopped.wait(_LOOK):
+                return
 
 
 def _score(host: Host, site: Site, body: bytes) -> tuple[int, dict[str, Any]]:

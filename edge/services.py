@@ -13,7 +13,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from drift import envelope
@@ -177,6 +177,43 @@ class BlobRegistry(Registry):
             raise Refused("is not in the registry", name) from error
         except (AzureError, OSError) as error:
             raise Unreachable(f"the registry cannot be reached: {_words(error)}") from error
+
+    def _open(self, name: str, begin: int) -> tuple[int, BinaryIO]:
+        from azure.core.exceptions import AzureError, ResourceNotFoundError
+        from azure.storage.blob import BlobServiceClient
+
+        service = BlobServiceClient(f"https://{self._address.netloc}", _identity(), **_PATIENCE)
+        try:
+            blob = service.get_blob_client(self._address.path.strip("/"), name).download_blob(offset=begin)
+        except ResourceNotFoundError as error:
+            service.close()
+            raise Refused("is not in the registry", name) from error
+        except AzureError as error:
+            service.close()
+            raise Unreachable(f"the registry cannot be reached: {_words(error)}") from error
+        return begin, cast(BinaryIO, _Download(blob, service))
+
+
+class _Download:
+    """A blob's bytes as a file to read."""
+
+    def __init__(self, blob: Any, service: Any) -> None:
+        self._blob, self._service = blob, service
+
+    def read(self, size: int) -> bytes:
+        from azure.core.exceptions import AzureError
+
+        try:
+            part: bytes = self._blob.read(size)
+        except AzureError as error:
+            raise OSError(_words(error)) from error
+        return part
+
+    def __enter__(self) -> _Download:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._service.close()
 
 
 def registry(source: str) -> Registry:

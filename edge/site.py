@@ -28,7 +28,7 @@ from edge.errors import BadCandidate, NotReady, Refused, Unreachable
 from edge.link import Answer
 from edge.scorer import Scorer
 from edge.services import registry, sender
-from edge.state import State, write_file
+from edge.state import State, settle, write_file
 from edge.telemetry import Telemetry
 
 MAX_ROWS = 10_000
@@ -44,6 +44,13 @@ class Served:
 
     digest: str
     scorer: Scorer
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a site is told by a file to serve."""
+
+    candidate: str
+    change: str = ""
 
 
 class Site:
@@ -71,6 +78,7 @@ class Site:
         self.telemetry = Telemetry(config, self.state, self.buffer, sign, self._reference)
         self._deploying = threading.Lock()
         self.served: Served | None = None
+        self._followed = b""
         self._wake()
 
     def close(self) -> None:
@@ -122,10 +130,12 @@ class Site:
             path = self._layer(file.sha256)
             if path.exists() and candidates.sha256(path.read_bytes()) == file.sha256:
                 continue
-            data = self._registry.read(f"layers/{file.sha256}", file.bytes)
-            if candidates.sha256(data) != file.sha256:
+            partial = path.with_name(f"{path.name}.part")
+            self._registry.fetch(f"layers/{file.sha256}", partial, file.bytes)
+            if candidates.sha256(partial.read_bytes()) != file.sha256:
+                partial.unlink()
                 raise BadCandidate("the registry holds other bytes than the manifest names", name)
-            write_file(path, data)
+            settle(partial, path)
 
     def _manifest(self, digest: str, data: bytes, signature: bytes) -> candidates.Manifest:
         """The manifest of this very candidate, signed by the registry, of this loop, for rows like this site's."""
@@ -177,7 +187,7 @@ class Site:
             elif (folder / MANIFEST).exists():
                 layers |= {file.sha256 for file in candidates.read(_file(folder / MANIFEST)).files.values()}
         for path in (self._folder / "layers").iterdir():
-            if path.name not in layers:
+            if path.name not in layers:  # unfinished ones of other candidates, too
                 path.unlink(missing_ok=True)
 
     def _layer(self, sha256: str) -> Path:
@@ -222,6 +232,34 @@ class Site:
             )
         given = [None if np.isnan(score) else score for score in scores.tolist()]
         return {"candidate": served.digest, "ids": ids, "scores": given, "refused": odd}
+
+    def probe(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As `score_rows`, for rows that nobody lived: they leave no trace in the telemetry."""
+        served = self.serving()
+        if len(rows) > MAX_ROWS:
+            raise Refused(f"{len(rows)} rows, at most {MAX_ROWS}", "rows")
+        columns, odd = _columns(rows, self.schema)
+        scores = served.scorer.score(columns) if rows else np.empty(0)
+        scores[list(odd)] = np.nan
+        return {"candidate": served.digest, "scores": [None if np.isnan(x) else x for x in scores.tolist()]}
+
+    def follow(self) -> None:
+        """Serve what the file `wanted` of the configuration names; a candidate that is refused is not tried again
+        before the file says something else."""
+        if self.config.wanted is None or not Path(self.config.wanted).exists():
+            return
+        said = _file(self.config.wanted)
+        if said == self._followed:
+            return
+        try:
+            wanted = msgspec.json.decode(said, type=Wanted)
+            self.deploy(wanted.candidate, wanted.change)
+        except Unreachable as error:
+            self.problem = str(error)
+            return
+        except (Refused, msgspec.MsgspecError) as error:
+            self.problem = f"what {self.config.wanted} asks for is refused: {error}"
+        self._followed = said
 
     def take_labels(self, labels: Sequence[Mapping[str, Any]]) -> None:
         """What turned out to be true, by the ids of predictions: buffered when this returns. Raises Refused."""

@@ -66,7 +66,8 @@ class Telemetry:
     def _put(self, batch: Batch) -> None:
         """Into the buffer, cut in two as often as it takes to keep within the bound."""
         number = self._state.get("batches", 0)
-        named = replace(batch, id=f"{batch.site}-{envelope.iso(batch.start).replace(':', '')}-{number}")
+        name = f"{batch.site}-{self._config.instance}" if self._config.instance else batch.site
+        named = replace(batch, id=f"{name}-{envelope.iso(batch.start).replace(':', '')}-{number}")
         payload = envelope.encode(named, self._schema)
         body = self._signed(payload)
         n = max((len(part) for part in (batch.rows, batch.labels) if part is not None), default=1)

@@ -1,0 +1,78 @@
+"""A bare Git repository on a disk, over smart HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from dulwich.repo import Repo
+from dulwich.server import DictBackend
+from dulwich.web import make_wsgi_chain
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@dataclass
+class Bare:
+    """`before` is called with each request's path first: it may push, wait, or raise."""
+
+    url: str
+    folder: Path
+    before: list[Callable[[str], None]] = field(default_factory=list)
+
+    def files(self, path: str) -> dict[str, bytes]:
+        """What is committed below a path."""
+        with Repo(str(self.folder)) as repo:
+            store = repo.object_store
+            root = repo[repo.refs[b"refs/heads/main"]].tree
+            found = {}
+            for entry in store.iter_tree_contents(root):
+                name = entry.path.decode()
+                if name.startswith(path):
+                    found[name.removeprefix(path).lstrip("/")] = store[entry.sha].data
+            return found
+
+    def messages(self) -> list[str]:
+        """Of all commits, newest first."""
+        with Repo(str(self.folder)) as repo:
+            walk = repo.get_walker(include=[repo.refs[b"refs/heads/main"]], order="topo")
+            return [entry.commit.message.decode() for entry in walk]
+
+    @property
+    def head(self) -> str:
+        with Repo(str(self.folder)) as repo:
+            return str(repo.refs[b"refs/heads/main"].decode())
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Bare]:
+    Repo.init_bare(str(folder), mkdir=True, default_branch=b"main").close()
+    repo = Repo(str(folder))
+    backend = DictBackend({"/fleet.git": repo})
+    chain = make_wsgi_chain(backend)
+    bare = Bare("", folder)
+
+    def app(environ: Any, respond: Any) -> Any:
+        for each in list(bare.before):
+            each(environ["PATH_INFO"])
+        return chain(environ, respond)
+
+    server = make_server("127.0.0.1", 0, app, WSGIServer, _Quiet)
+    bare.url = f"http://127.0.0.1:{server.server_port}/fleet.git"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield bare
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        repo.close()

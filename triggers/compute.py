@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from triggers.config import Fleet, InstanceType, Loop, Site, duration
+from triggers.config import Fleet, InstanceType, Loop, Needs, Site, duration
 
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -48,9 +48,8 @@ def choose(sites: Sequence[str] | None, loop: Loop, fleet: Fleet) -> Choice:
     return Choice(where="cloud", reason=f"compute cloud{_without(staying)}")
 
 
-def instance_type(site: Site, loop: Loop) -> InstanceType | None:
-    """The smallest instance type of a site in which a training fits."""
-    needs = loop.training.needs
+def instance_type(site: Site, needs: Needs) -> InstanceType | None:
+    """The smallest instance type of a site that has what is needed."""
     fitting = [t for t in site.instance_types if _within(needs.cpu, t.cpu) and _within(needs.memory, t.memory)]
     return min(fitting, key=lambda t: (amount(t.cpu), amount(t.memory), t.name), default=None)
 
@@ -71,7 +70,7 @@ def _at_a_site(sites: Sequence[Site], loop: Loop, why: str) -> Choice:
         if problem := _no_place(site, loop):
             problems.append(problem)
         else:
-            chosen = instance_type(site, loop)
+            chosen = instance_type(site, loop.training.needs)
             on = f", {chosen.name}" if chosen else ""
             return Choice(where="edge", site=site.name, reason=f"compute edge at {site.name}{on}: {why}")
     return Choice(where="", reason=f"{why}, and {'; '.join(problems[:3])}")
@@ -80,7 +79,7 @@ def _at_a_site(sites: Sequence[Site], loop: Loop, why: str) -> Choice:
 def _no_place(site: Site, loop: Loop) -> str:
     if site.data == "stays" and not site.dataset:
         return f"{site.name} names no dataset to train on"
-    if site.instance_types and instance_type(site, loop) is None:
+    if site.instance_types and instance_type(site, loop.training.needs) is None:
         needs = loop.training.needs
         wanted = " and ".join(filter(None, (needs.cpu and f"{needs.cpu} CPU", needs.memory)))
         return f"no instance type of {site.name} has {wanted}"

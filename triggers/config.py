@@ -462,6 +462,20 @@ class Rollout(Section, frozen=True, kw_only=True):
     rollback_in_windows: bool = False
 
 
+class Serving(Section, frozen=True, kw_only=True):
+    """How Azure ML and Flux run what serves a candidate at a site.
+
+    needs: what one takes; on Azure ML the smallest of the site's instance types that has it
+    traffic: percent of the requests that a candidate pushed by Azure ML answers, step by step; each step lasts until
+        the site's own telemetry has shown it well. Default: 10, 50, 100
+    workload: what Flux is given: a StatefulSet, or an InferenceService of KServe
+    """
+
+    needs: Needs = Needs()
+    traffic: Annotated[tuple[Annotated[int, Meta(ge=1, le=100)], ...], Meta(min_length=1)] = (10, 50, 100)
+    workload: Literal["statefulset", "inferenceservice"] = "statefulset"
+
+
 class Loop(Section, frozen=True, kw_only=True):
     """loop.yaml: one model's loop.
 
@@ -477,6 +491,7 @@ class Loop(Section, frozen=True, kw_only=True):
     gates: what a candidate must show
     approval: who may let it through
     rollout: how it reaches the sites
+    serving: how it is run there, by Azure ML and Flux
     """
 
     loop: Name
@@ -491,6 +506,7 @@ class Loop(Section, frozen=True, kw_only=True):
     gates: Gates = Gates()
     approval: Approval = Approval()
     rollout: Rollout = Rollout()
+    serving: Serving = Serving()
 
 
 class Window(Section, frozen=True, kw_only=True):
@@ -574,7 +590,8 @@ class Site(Section, frozen=True, kw_only=True):
     instance_types: instance types that the cluster knows
     free: what it has left
     architecture: of its nodes
-    executor: how a candidate gets there
+    executor: how a candidate gets there: local (asked at its url), azureml (pushed), flux (pulled from Git) or iotedge;
+        on one machine every site is asked at its url
     resource_id: of the connected cluster in Azure
     subscription: that its endpoints count against
     data: may-leave, or stays: sketches and evidence only, trained and evaluated at the site
@@ -688,7 +705,6 @@ _UNHEEDED = {
     "instance_types": "whether a candidate fits is not looked at",
     "free": "whether a candidate fits is not looked at",
     "architecture": "whether a candidate fits is not looked at",
-    "executor": "a site is reached at its url, whatever it says",
 }
 
 
@@ -752,6 +768,9 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
         yield ("gates", "metric"), f"{loop.gates.metric!r} does not fit the task {loop.task}; expected {fits}"
     if loop.retrain.enabled and not loop.retrain.on:
         yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"
+    traffic = loop.serving.traffic
+    if list(traffic) != sorted(set(traffic)) or traffic[-1] != 100:
+        yield ("serving", "traffic"), f"{list(traffic)}; expected rising percentages that end with 100"
     yield from _twice(loop.rollout.rings, ("rollout", "rings"))
     yield from _approval_problems(loop.approval)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -171,21 +172,16 @@ class _Moved(Exception):
     """Somebody else has pushed."""
 
 
-class _named:  # noqa: N801  used as a function
+@contextmanager
+def _named(url: str) -> Iterator[None]:
     """Errors of dulwich and of the network -> ours."""
+    from dulwich.client import HTTPUnauthorized
+    from dulwich.errors import GitProtocolError, NotGitRepository
+    from urllib3.exceptions import HTTPError
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        from dulwich.client import HTTPUnauthorized
-        from dulwich.errors import GitProtocolError, NotGitRepository
-        from urllib3.exceptions import HTTPError
-
-        if isinstance(error, (HTTPUnauthorized, NotGitRepository)):
-            raise Refused(f"{self._url}: {type(error).__name__}: {error}") from error
-        if isinstance(error, (GitProtocolError, HTTPError, OSError)):
-            raise Retry(f"{self._url}: {error}") from error
+    try:
+        yield
+    except (HTTPUnauthorized, NotGitRepository) as error:
+        raise Refused(f"{url}: {type(error).__name__}: {error}") from error
+    except (GitProtocolError, HTTPError, OSError) as error:
+        raise Retry(f"{url}: {error}") from error

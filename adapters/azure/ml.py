@@ -261,7 +261,7 @@ class AzureMlJobs:
             return self._compute(), None
         if not site.compute:
             raise Refused(f"site {site.name} is to train, and fleet.yaml names no compute of it", site=site.name)
-        chosen = instance_type(site, self._configs.loop(job.loop))
+        chosen = instance_type(site, self._configs.loop(job.loop).training.needs)
         return site.compute, chosen.name if chosen else None
 
     def _uri(self, path: str) -> str:

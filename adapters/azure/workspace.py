@@ -7,15 +7,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+from adapters.azure.arm import PUBLIC, RETRIES, Arm
 from adapters.azure.errors import reaction
 from adapters.azure.identity import Identity
 from adapters.azure.settings import WorkspaceId
 from triggers.errors import DriftloopError, Refused, Retry
 
-RETRIES = {"retry_total": 2, "retry_backoff_factor": 0.4, "connection_timeout": 10, "read_timeout": 30}
-"""A call that fails for longer is Retry: the queue and the sweep repeat it."""
-
-_ARM = "https://management.azure.com"
 _VERSION = "2025-01-01-preview"
 
 
@@ -44,28 +41,15 @@ class Workspace:
 
         The SDK's Environment leaves it out.
         """
-        from azure.core.rest import HttpRequest
-
-        base = (self.options.get("cloud_metadata") or {}).get("resource_manager", _ARM)
-        request = HttpRequest("GET", base + environment, params={"api-version": _VERSION})
-        answer = self._arm.send_request(request)
-        if answer.status_code == 404:
-            return ""
-        answer.raise_for_status()
-        details = answer.json().get("properties", {}).get("imageDetails") or {}
+        found = self.arm.get(environment, _VERSION) or {}
+        details = found.get("properties", {}).get("imageDetails") or {}
         return str((details.get("image") or {}).get("digest") or "")
 
     @cached_property
-    def _arm(self) -> Any:
-        from azure.core import PipelineClient
-        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
-
-        policies = [
-            RetryPolicy(**RETRIES),
-            BearerTokenCredentialPolicy(self._identity.credential, f"{_ARM}/.default"),
-        ]
+    def arm(self) -> Arm:
+        base = (self.options.get("cloud_metadata") or {}).get("resource_manager", PUBLIC)
         kept = {k: v for k, v in self.options.items() if k == "connection_verify"}
-        return PipelineClient(_ARM, policies=policies, **kept)
+        return Arm(lambda: self._identity.credential, base, **kept)
 
 
 @contextmanager

@@ -63,6 +63,21 @@ def test_a_race_ends_with_both_commits(bare: Bare) -> None:
     assert bare.messages() == ["mine", "other 2", "other 1", "begin"]
 
 
+def test_a_race_that_the_other_end_decides_ends_with_both_commits(bare: Bare) -> None:
+    mine = repository(bare.url)
+    mine.put("sites/a", lambda head: ({"x": b"0"}, "begin"))
+
+    def meanwhile(path: str) -> None:
+        if path.endswith("/git-receive-pack"):
+            bare.before.clear()
+            bare.commit("sites/b/x", b"other")
+
+    bare.before.append(meanwhile)
+    mine.put("sites/a", lambda head: ({"x": b"mine"}, "mine"))
+    assert bare.files("sites") == {"a/x": b"mine", "b/x": b"other"}
+    assert bare.messages() == ["mine", "of another", "begin"]
+
+
 def test_a_race_that_never_ends_is_left_for_later(bare: Bare) -> None:
     mine, other = repository(bare.url), repository(bare.url)
     n = iter(range(100))

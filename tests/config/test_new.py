@@ -305,7 +305,7 @@ def test_validate_warns_of_what_is_said_and_not_heeded_yet(tmp_path: Path, capsy
     fleet.write_text(f"sites:\n  - name: a\n  - name: b\n    {said}\n  - {{name: c, executor: azureml}}\n")
     assert main(["validate", "--fleet", str(fleet)]) == 0
     out = capsys.readouterr().out
-    assert f"warning: {fleet}:4: sites[1].executor: not heeded yet (and 1 more): a site is reached at" in out
+    assert "executor: not heeded" not in out
     assert out.endswith("no problems\n")
     assert main(["validate", "--fleet", str(fleet), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

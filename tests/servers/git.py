@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from dulwich.object_store import commit_tree_changes
+from dulwich.objects import Blob, Commit
 from dulwich.repo import Repo
 from dulwich.server import DictBackend
 from dulwich.web import make_wsgi_chain
@@ -45,6 +47,20 @@ class Bare:
         with Repo(str(self.folder)) as repo:
             walk = repo.get_walker(include=[repo.refs[b"refs/heads/main"]], order="topo")
             return [entry.commit.message.decode() for entry in walk]
+
+    def commit(self, path: str, data: bytes) -> None:
+        """As if somebody had pushed."""
+        with Repo(str(self.folder)) as repo:
+            blob = Blob.from_string(data)
+            repo.object_store.add_object(blob)
+            head = repo.refs[b"refs/heads/main"]
+            tree = commit_tree_changes(repo.object_store, repo[head].tree, [(path.encode(), 0o100644, blob.id)])
+            made = Commit()
+            made.tree, made.parents, made.message = tree, [head], b"of another"
+            made.author = made.committer = b"other <other@localhost>"
+            made.commit_time = made.author_time = made.commit_timezone = made.author_timezone = 0
+            repo.object_store.add_object(made)
+            repo.refs[b"refs/heads/main"] = made.id
 
     @property
     def head(self) -> str:

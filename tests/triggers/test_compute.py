@@ -67,6 +67,6 @@ def test_the_first_site_with_room_is_taken() -> None:
 
 def test_the_smallest_instance_type_that_fits() -> None:
     site = a_fleet("a", instance_types=(LARGE, SMALL)).sites[0]
-    assert instance_type(site, a_loop()) == SMALL
-    assert instance_type(site, a_loop(training=Training(needs=Needs(cpu="1")))) == LARGE
-    assert instance_type(site, a_loop(training=Training(needs=Needs(cpu="8")))) is None
+    assert instance_type(site, Needs()) == SMALL
+    assert instance_type(site, Needs(cpu="1")) == LARGE
+    assert instance_type(site, Needs(cpu="8")) is None

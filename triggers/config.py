@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import cache
+from hashlib import sha256
 from inspect import getdoc
 from typing import Annotated, Any, Literal
 
@@ -640,6 +641,22 @@ def selected(site: Site, ring: str) -> bool:
         (site.labels.get(name.rstrip("! ").strip()) == value.strip()) is not name.endswith("!")
         for name, _, value in terms
     )
+
+
+def endpoint_name(loop: str, site: Site) -> str:
+    """What a site's endpoint is called: its label `endpoint`, or loop and site as Azure ML takes names.
+
+    >>> endpoint_name("flights", Site(name="EWR")), endpoint_name("flights", Site(name="Werk Süd 2"))
+    ('flights-ewr', 'flights-werk-s-d-2-0763ae')
+    """
+    if given := site.labels.get("endpoint"):
+        return given
+    plain = f"{loop}-{site.name}".lower()
+    made = re.sub(r"-+", "-", re.sub(r"[^a-z0-9-]", "-", plain)).strip("-")
+    made = made if made[:1].isalpha() else f"s-{made}"
+    if made == plain and 3 <= len(made) <= 32:
+        return made
+    return f"{made[:25].rstrip('-')}-{sha256(f'{loop}/{site.name}'.encode()).hexdigest()[:6]}"
 
 
 class Fleet(Section, frozen=True, kw_only=True):

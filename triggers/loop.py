@@ -448,6 +448,7 @@ def tell(ports: Ports, event: on.Event) -> Run:
     flush(ports, event.run)
     if run.phase is Phase.VERIFIED:
         sites.report(ports, run.id)
+        sites.finish(ports, run.id, [row.site for _, row in sites.rows(ports, run.id) if row.status == "verified"])
     return run
 
 

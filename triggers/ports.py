@@ -133,7 +133,8 @@ class Jobs(Protocol):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives."""
+    """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives. `finish`: what
+    `candidate` has taken the place of may go."""
 
     id: str
     loop: str
@@ -141,7 +142,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     wave: int
     candidate: str
-    action: Literal["deploy", "rollback"]
+    action: Literal["deploy", "rollback", "finish"]
     fence: int
     at: datetime
     reason: str = ""

@@ -341,9 +341,16 @@ def cloud_event(what: str, change: Change, at: datetime, suffix: str = "", **mor
 def deploy(ports: Ports, change: Change) -> None:
     """Perform one request at one site: intent first, then the call, then what came of it.
 
+    What is finished with is removed only where the site is seen to serve what took its place, and nothing is frozen.
     A request with an older fence than the site has seen changes nothing, nor does one that its run no longer wants.
     Raises Refused for one that its run never made.
     """
+    if change.action == "finish":
+        now = state_of(ports, change.loop, change.site)
+        served = now.status in ("verified", "restored") and now.candidate == now.last_good == change.candidate
+        if served and not frozen(ports, change.loop, change.site):
+            ports.executor.finish(change)
+        return
     if not _wanted(ports, change):
         return
     if change.action == "deploy" and _held(ports, change):
@@ -396,13 +403,22 @@ def _look_again(ports: Ports, change: Change) -> None:
     ports.bus.send("deployments", [Message(id=name, body=body, session=change.site, at=due)])
 
 
+def finish(ports: Ports, run_id: str, names: Sequence[str]) -> None:
+    """Nobody goes back on these sites' change: what it took the place of may go."""
+    loop, now = loop_of(run_id), ports.clock.now()
+    for site in names:
+        change = replace(_change(state_of(ports, loop, site), loop, site, "deploy", now), action="finish")
+        name = codec.short(f"{change.id}/finish")
+        ports.bus.send("deployments", [Message(id=name, body=msgspec.json.encode(change), session=site)])
+
+
 _OUT = (Phase.ROLLING_OUT, Phase.VERIFIED)
 _BACK = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.VERIFIED)
 
 
 def _wanted(ports: Ports, change: Change) -> bool:
     """Whether a request is what an approved run, or its way back, asks of this site now."""
-    run = codec.decode(_need(ports, change.loop, f"run/{change.run}"), Run)
+    run = _run(ports, change.run)
     _need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}")
     back = change.action == "rollback"
     candidate = _way_back(state_of(ports, run.loop, change.site), run.id) if back else run.candidate
@@ -570,14 +586,17 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
         except Conflict:
             follow_up(ports, loop, site, state_of(ports, loop, site))
             return
+        if state.status == "restored" or (
+            state.status == "verified" and _run(ports, state.run).phase is Phase.VERIFIED
+        ):
+            finish(ports, state.run, [site])
     if state.status in ("verified", "failed", "deferred", "restored", "stuck"):
         report(ports, state.run)
 
 
 def report(ports: Ports, run_id: str) -> None:
     """Tell a run how its wave, or its way back, stands, where that decides something."""
-    run = codec.decode(_need(ports, loop_of(run_id), f"run/{run_id}"), Run)
-    now = ports.clock.now()
+    run, now = _run(ports, run_id), ports.clock.now()
     listed = [row for _, row in rows(ports, run_id)]
     event: WaveReported | RollbackReported
     if run.phase is Phase.ROLLING_OUT or (run.phase is Phase.AWAITING_APPROVAL and run.times):
@@ -641,6 +660,10 @@ def state_of(ports: Ports, loop: str, site: str) -> SiteState:
     """What one site should serve, and what it is seen to serve."""
     record = ports.store.get(site_partition(loop, site), SITE)
     return codec.decode(record.value, SiteState) if record else SiteState()
+
+
+def _run(ports: Ports, run_id: str) -> Run:
+    return codec.decode(_need(ports, loop_of(run_id), f"run/{run_id}"), Run)
 
 
 def _need(ports: Ports, partition: str, key: str) -> bytes:

@@ -17,7 +17,7 @@ import msgspec
 from drift import envelope, windows
 from drift.telemetry import MAX_BYTES
 from triggers import codec, sites
-from triggers.config import Fleet, Logs, Loop, duration
+from triggers.config import Fleet, Logs, Loop, duration, endpoint_name
 from triggers.errors import Refused, Retry
 from triggers.intake import MAX_AHEAD, Intake, ingest
 from triggers.ports import LogTable, Ports, Put
@@ -281,9 +281,9 @@ def _pieces(table: LogTable, most: int = 2000) -> Iterator[Piece]:
 
 
 def _traffic(ports: Ports, loop: str, logs: Logs, start: datetime, end: datetime, table: LogTable) -> Intake:
-    """Requests, errors and latencies of endpoints that are called as their site is, or as its label `endpoint` says."""
+    """Requests, errors and latencies of endpoints that are called as config.endpoint_name says, or as their site is."""
     config, fleet = ports.configs.loop(loop), ports.configs.fleet(loop)
-    names = {(s.labels.get("endpoint") or s.name).casefold(): s.name for s in fleet.sites}
+    names = {n.casefold(): s.name for s in fleet.sites for n in (s.name, endpoint_name(loop, s))}
     payloads = []
     for values in table.rows:
         row = dict(zip(table.columns, values, strict=True))

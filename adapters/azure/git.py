@@ -138,7 +138,7 @@ class Repository:
 
         user, password = self._login()
         known = {"username": user or "driftloop", "password": password} if password else {}
-        return get_transport_and_path(self._url(), **known)
+        return get_transport_and_path(self._url(), **known)  # type: ignore[arg-type]
 
     def _with(self, head: str, folder: str, files: Mapping[str, bytes]) -> bytes:
         """The root tree at `head` with the folder in place of what it was."""
@@ -157,9 +157,10 @@ class Repository:
 
     def _commit(self, tree: bytes, parent: str, message: str) -> str:
         from dulwich.objects import Commit as Object
+        from dulwich.objects import ObjectID
 
         made = Object()
-        made.tree, made.parents = tree, [parent.encode()] if parent else []
+        made.tree, made.parents = ObjectID(tree), [ObjectID(parent.encode())] if parent else []
         made.author = made.committer = AUTHOR
         made.commit_time = made.author_time = int(self._clock.now().timestamp())
         made.commit_timezone = made.author_timezone = 0

@@ -5,22 +5,31 @@ from __future__ import annotations
 from adapters.azure.blobs import BlobStore
 from adapters.azure.configs import BlobConfigs
 from adapters.azure.eventgrid import EventGridTopic
+from adapters.azure.flux import FluxExecutor
+from adapters.azure.git import Repository
 from adapters.azure.identity import Identity
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
 from adapters.azure.monitor import MonitorLogs
 from adapters.azure.people import EntraPeople
+from adapters.azure.program import Addresses
+from adapters.azure.push import PushExecutor
 from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.azure.tables import TableStore
 from adapters.azure.teams import Everywhere, TeamsNotifier
 from adapters.azure.uploads import BlobUploads
 from adapters.azure.workspace import Workspace
+from adapters.executors import Executors
 from adapters.local.clock import SystemClock
 from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
-from triggers.ports import Ports
+from edge import signing
+from triggers.ports import Clock, Configs, Ports
+
+AZURE_DEVOPS = "499b84ac-1321-427f-aa17-267ca6975798/.default"
+"""The scope by which Azure DevOps knows an identity."""
 
 
 class Azure:
@@ -56,7 +65,7 @@ class Azure:
                 datastore=lambda: settings.datastore,
                 compute=lambda: settings.compute,
             ),
-            executor=HttpExecutor(configs),
+            executor=self._executor(configs, clock),
             notifier=Everywhere(TeamsNotifier(settings), StoreNotifier(store, clock)),
             signatures=signatures,
             people=EntraPeople(settings, lambda: self.keys.forms),
@@ -64,4 +73,32 @@ class Azure:
             configs=configs,
             uploads=BlobUploads(settings, self.identity),
             logs=MonitorLogs(settings, self.identity),
+        )
+
+    def _executor(self, configs: Configs, clock: Clock) -> Executors:
+        settings, arm = self.settings, self.workspace.arm
+
+        def addresses() -> Addresses:
+            return Addresses(ingest=settings.ingest, registry=settings.registry)
+
+        def public_key() -> bytes:
+            return signing.public(self.keys.registry).encode()
+
+        def login() -> tuple[str, str]:
+            return "driftloop", settings.git_token or self.identity.credential.get_token(AZURE_DEVOPS).token
+
+        git = Repository(lambda: settings.git, lambda: settings.git_branch, login, clock)
+        return Executors(
+            configs,
+            local=HttpExecutor(configs),
+            azureml=PushExecutor(
+                self.workspace,
+                self.blobs,
+                configs,
+                clock,
+                addresses=addresses,
+                public_key=public_key,
+                datastore=lambda: settings.datastore,
+            ),
+            flux=FluxExecutor(configs, arm, git, clock, addresses, public_key),
         )

@@ -197,6 +197,27 @@ class Settings:
     runs_queue = Setting("RunsQueue", "the queue of run events, with sessions", text, "runs")
     effects_queue = Setting("EffectsQueue", "the queue of effects", text, "effects")
     deployments_queue = Setting("DeploymentsQueue", "the queue of deployments, with sessions", text, "deployments")
+    site_ingest = Setting(
+        "SiteIngest",
+        "where sites that Azure ML, Flux or IoT Edge runs send their batches; empty: to the queue of batches",
+        text,
+        "",
+        example="https://APP.azurewebsites.net/api/telemetry",
+    )
+    git = Setting(
+        "GitUrl",
+        "the repository from which Flux brings candidates to sites",
+        https,
+        example="https://dev.azure.com/ORG/PROJECT/_git/fleet",
+    )
+    git_branch = Setting("GitBranch", "the branch of it that Flux reads", text, "main")
+    git_token = Setting(
+        "GitToken",
+        "a token that may push there; empty: the app's identity, as Azure DevOps takes it",
+        text,
+        "",
+        secret=True,
+    )
     teams = Setting(
         "TeamsWorkflowUrl",
         "the workflow that posts cards to a Teams channel; empty: only the dashboard shows them",
@@ -238,6 +259,16 @@ class Settings:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
+
+    @property
+    def ingest(self) -> str:
+        """Where sites send their batches."""
+        return self.site_ingest or f"servicebus://{self.namespace}/{self.telemetry_queue}"
+
+    @property
+    def registry(self) -> str:
+        """Where sites read candidates."""
+        return f"blob://{self.blobs.removeprefix('https://')}/{self.container}"
 
     @property
     def origin(self) -> str:

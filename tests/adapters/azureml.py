@@ -105,6 +105,16 @@ class AzureMl:
         self.expired: set[str] = set()
         self.deployments: dict[str, subprocess.Popen[str]] = {}
         self.submissions = 0
+        self.pretended: dict[str, str] = {}
+        self.serving: Callable[[str, list[Any]], Any] | None = None
+        """Where it is set, a deployment is no process: (model's version, rows) -> what it answers a probe."""
+        self.slow = 0
+        """How often an endpoint or a deployment is found unfinished."""
+        self.unfinished: dict[str, int] = {}
+        self.bad: set[str] = set()
+        """Versions of models whose deployments fail."""
+        self.room = 20
+        """Deployments of an endpoint."""
         self.pretends = False
         """Whether a job only runs until `end` says how it ended."""
         self._on_event = on_event
@@ -207,7 +217,11 @@ class AzureMl:
             self.resources[path].setdefault("properties", {}).update(given.get("properties", {}))
             return 200, self.resources[path], {}
         if method == "DELETE":
+            endpoint, _, deployment = path.partition("/deployments/")
+            if deployment and int((self._traffic(endpoint)).get(deployment, 0)):
+                return 400, _error("UserError", f"{deployment} has traffic: set it to 0 before"), {}
             self._stop(path)
+            self.pretended.pop(path, None)
             self.resources.pop(path, None)
             return 200, {}, {}
         if method == "GET":
@@ -234,7 +248,11 @@ class AzureMl:
 
     def _get(self, path: str, query: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
         if path in self.resources:
-            return 200, self.resources[path], {}
+            found = self.resources[path]
+            if self.unfinished.get(path):
+                self.unfinished[path] -= 1
+                return 200, {**found, "properties": {**found["properties"], "provisioningState": "Creating"}}, {}
+            return 200, found, {}
         below = path.rstrip("/") + "/"
         found = [r for p, r in self.resources.items() if p.startswith(below) and "/" not in p[len(below) :]]
         if "hash" in query:
@@ -260,6 +278,10 @@ class AzureMl:
             latest = {"latestVersion": versioned[2], "nextVersion": "2"}
             self.resources[versioned[1]] = {"id": versioned[1], "name": name, "properties": latest}
         if re.search(r"/onlineEndpoints/[^/]+(/deployments/[^/]+)?$", path):
+            if wrong := self._wrong(path, properties):
+                return 400, _error("UserError", wrong), {}
+            if new:
+                self.unfinished[path] = self.slow
             self._deploy(path, found)
         self.resources[path] = found
         if versioned and "/models/" in path and new:
@@ -387,6 +409,24 @@ class AzureMl:
 
     # Online endpoints.
 
+    def _traffic(self, endpoint: str) -> dict[str, Any]:
+        return (self.resources.get(endpoint, {}).get("properties") or {}).get("traffic") or {}
+
+    def _wrong(self, path: str, properties: dict[str, Any]) -> str:
+        endpoint, _, deployment = path.partition("/deployments/")
+        names = [p.rsplit("/", 1)[1] for p in self.resources if p.startswith(f"{path}/deployments/")]
+        if deployment:
+            there = [p for p in self.resources if p.startswith(f"{endpoint}/deployments/") and p != path]
+            if len(there) >= self.room:
+                return f"QuotaExceeded: an endpoint has at most {self.room} deployments"
+            return "" if endpoint in self.resources else f"no endpoint {endpoint}"
+        traffic = properties.get("traffic") or {}
+        if properties.get("mirrorTraffic"):
+            return "mirroring is unsupported on Kubernetes"
+        if sum(map(int, traffic.values())) not in (0, 100) or not set(traffic) <= set(names):
+            return f"traffic {traffic} to {names}"
+        return ""
+
     def _deploy(self, path: str, found: dict[str, Any]) -> None:
         """A deployment is a process that runs its scoring script; it has succeeded when `init` has."""
         properties = found["properties"]
@@ -398,6 +438,11 @@ class AzureMl:
         properties.setdefault("scaleSettings", {"scaleType": "Default"})
         resources: dict[str, Any] = {"containerResourceRequests": {}, "containerResourceLimits": {}}
         properties.setdefault("containerResourceRequirements", resources)
+        if self.serving is not None:
+            self.pretended[path] = properties["model"].rsplit("/", 1)[1]
+            if self.pretended[path] in self.bad:
+                properties["provisioningState"] = "Failed"
+            return
         folder = self.folder / "deployments" / f"{endpoint.rsplit('/', 1)[1]}-{deployment}"
         code = self._code(properties["codeConfiguration"]["codeId"])
         given = {"jobInputType": "uri_folder", "uri": properties["model"]}
@@ -427,6 +472,9 @@ class AzureMl:
         path = next((p for p in self.resources if p.endswith(f"/onlineEndpoints/{endpoint}")), "")
         traffic = (self.resources.get(path, {}).get("properties") or {}).get("traffic") or {}
         name = headers.get("azureml-model-deployment") or max(traffic, key=lambda n: int(traffic[n]), default="")
+        if self.serving is not None and f"{path}/deployments/{name}" in self.pretended:
+            rows = json.loads(body).get("probe")
+            return 200, self.serving(self.pretended[f"{path}/deployments/{name}"], rows), {}
         process = self.deployments.get(f"{path}/deployments/{name}")
         if process is None or process.poll() is not None:
             return 404, _error("NotFound", f"no deployment {name!r} of {endpoint}"), {}
@@ -577,6 +625,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: what comes in two waits 40 ms for the client's acknowledgement
     server: _Server
 
     def log_message(self, *_: Any) -> None:

@@ -63,6 +63,11 @@ class Bare:
             repo.refs[b"refs/heads/main"] = made.id
 
     @property
+    def commits(self) -> int:
+        with Repo(str(self.folder)) as repo:
+            return len(self.messages()) if b"refs/heads/main" in repo.refs else 0
+
+    @property
     def head(self) -> str:
         with Repo(str(self.folder)) as repo:
             return str(repo.refs[b"refs/heads/main"].decode())

@@ -15,6 +15,8 @@ from triggers.ports import Clock
 
 AUTHOR = b"driftloop <driftloop@localhost>"
 _TIMES = 5
+_RECENT = 100
+"""Others' commits that may have come upon ours at once."""
 _FILE, _FOLDER = 0o100644, 0o040000
 
 
@@ -117,7 +119,8 @@ class Repository:
         return str((found.refs.get(wanted) or b"").decode())
 
     def _push(self, old: str, new: str) -> bool:
-        """Whether the branch was still where we had seen it."""
+        """Whether it was taken: the branch was still where we had seen it. Not every server says so where it was not,
+        so it is looked at again."""
         client, path = self._client()
         ref, before = self._ref, old.encode() or b"0" * 40
 
@@ -131,7 +134,9 @@ class Repository:
                 told = client.send_pack(path, update, self._repo.generate_pack_data)
             except _Moved:
                 return False
-        return not any((told.ref_status or {}).values())
+        if any((told.ref_status or {}).values()):
+            return False
+        return any(c.id == new for _, c in zip(range(_RECENT), self.history(self._fetch()), strict=False))
 
     def _client(self) -> tuple[Any, str]:
         from dulwich.client import get_transport_and_path

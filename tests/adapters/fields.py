@@ -121,6 +121,8 @@ class Cluster:
     """Flux in a cluster, as far as it goes: what it has pulled, and since when that would not come up."""
 
     candidate: str = ""
+    wanted: str = ""
+    seen: str = ""
 
 
 @contextmanager
@@ -148,9 +150,11 @@ def flux(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator
                 if said["suspend"]:
                     said["complianceState"] = "Suspended"
                     continue
-                head = bare.head if bare.commits else ""
-                files = bare.files(folder_of("line", name)) if head else {}
-                wanted = json.loads(files.get("wanted.json", b"{}")).get("candidate", "")
+                head = bare.head
+                if head and head != found.seen:
+                    files = bare.files(folder_of("line", name))
+                    found.wanted, found.seen = json.loads(files.get("wanted.json", b"{}")).get("candidate", ""), head
+                wanted = found.wanted
                 said["sourceSyncedCommitId"] = f"main@sha1:{head}" if head else ""
                 said["complianceState"] = "Non-Compliant" if wanted in refuses[name] else "Compliant"
                 why = [{"message": "the pod does not get ready"}]

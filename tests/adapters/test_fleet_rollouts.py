@@ -40,6 +40,8 @@ class Fleet(World):
             for name, plant in self.plants.all.items():
                 plant.online = self.field.online[name]
                 plant.serves = max(self.field.shares(name).items(), key=lambda x: x[1], default=("", 0))[0]
+            if all(self.state(name).status != "underway" for name in NAMES):
+                break
             self.clock.advance(timedelta(minutes=1))
         return done
 

@@ -65,12 +65,14 @@ class Bare:
     @property
     def commits(self) -> int:
         with Repo(str(self.folder)) as repo:
-            return len(self.messages()) if b"refs/heads/main" in repo.refs else 0
+            there = b"refs/heads/main" in repo.refs
+        return len(self.messages()) if there else 0
 
     @property
     def head(self) -> str:
-        with Repo(str(self.folder)) as repo:
-            return str(repo.refs[b"refs/heads/main"].decode())
+        """Empty where nothing was ever pushed."""
+        branch = self.folder / "refs" / "heads" / "main"
+        return branch.read_text().strip() if branch.exists() else ""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drift.envelope import BadBatch, decode, unbundle
 from drift.telemetry import Batch, Schema
@@ -24,11 +25,13 @@ from jobs.table import Table
 
 @dataclass(frozen=True)
 class Assembled:
-    """The table, ordered by time, then site; what was left out, counted by reason; sites that sent sketches alone."""
+    """The table, ordered by time, then site; what was left out, counted by reason; sites that sent sketches alone; the
+    batch of each row, where rows came in batches."""
 
     table: Table
     left_out: Mapping[str, int]
     without_rows: tuple[str, ...] = ()
+    batches: NDArray[np.object_] | None = None
 
 
 def assemble(
@@ -39,12 +42,15 @@ def assemble(
     end: int,
     sites: Collection[str] | None = None,
     listed: Collection[str] | None = None,
+    untrusted: Mapping[str, str] = {},
+    revoked: Mapping[str, Collection[str]] = {},
 ) -> Assembled:
     """The rows with start <= at < end (UTC seconds) that `sites` (None: all) sent, labelled or not.
 
-    `listed`: the only bundles to read, by path below the loop's batches.
+    `listed`: the only bundles to read, by path below the loop's batches. Left out are `untrusted` sites (why, by name),
+    and what was signed with `revoked` keys (ids, by site).
     """
-    rows, folder = _Gathered(schema, start, end, sites), blobs / "batches" / loop
+    rows, folder = _Gathered(schema, start, end, sites, untrusted, revoked), blobs / "batches" / loop
     for path in bundles(folder, start) if listed is None else (str(folder / name) for name in listed):
         rows.add(path)
     return rows.assembled()
@@ -66,6 +72,8 @@ class _Gathered:
     start: int
     end: int
     sites: Collection[str] | None
+    untrusted: Mapping[str, str]
+    revoked: Mapping[str, Collection[str]]
     batches: dict[str, dict[str, Batch]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -86,29 +94,39 @@ class _Gathered:
         except BadBatch as error:
             self.left_out[f"batches that cannot be read ({error})"] += 1
             return
-        if self.sites is None or batch.site in self.sites:
+        if why := self._distrust(batch):
+            self.left_out[f"rows of {batch.site}: {why}"] += 0 if batch.rows is None else len(batch.rows)
+        elif self.sites is None or batch.site in self.sites:
             known = self.batches.setdefault(batch.site, {})
             if known.setdefault(batch.id, batch) is not batch:
                 return
             self.left_out["rows that cannot be read"] += len(batch.refused)
             self.left_out[f"batches of {batch.site} that are sketches, without rows"] += batch.sketch is not None
 
+    def _distrust(self, batch: Batch) -> str:
+        if batch.key in self.revoked.get(batch.site, ()):
+            return f"key {batch.key!r} is revoked"
+        return self.untrusted.get(batch.site, "")
+
     def assembled(self) -> Assembled:
         silent = (s for s, told in self.batches.items() if all(b.rows is None for b in told.values()))
         without = tuple(sorted(s for s in silent if any(b.sketch for b in self.batches[s].values())))
         parts = [self._site(site, [*self.batches.pop(site).values()]) for site in sorted(self.batches)]
-        parts = [part for part in parts if len(part)] or [nothing(self.schema)]
-        table = joined(parts)
-        table = table.take(np.argsort(table.at, kind="stable"))
+        parts = [part for part in parts if len(part[0])] or [(nothing(self.schema), np.empty(0, dtype=object))]
+        table, named = joined([part for part, _ in parts]), np.concatenate([batches for _, batches in parts])
+        order = np.argsort(table.at, kind="stable")
+        table, named = table.take(order), named[order]
         self.left_out["rows without a label yet"] += int(np.isnan(table.label).sum())
-        return Assembled(table, {reason: n for reason, n in self.left_out.items() if n}, without)
+        return Assembled(table, {reason: n for reason, n in self.left_out.items() if n}, without, named)
 
-    def _site(self, site: str, batches: list[Batch]) -> Table:
+    def _site(self, site: str, batches: list[Batch]) -> tuple[Table, NDArray[np.object_]]:
+        """A site's rows, and the batch of each."""
         batches.sort(key=lambda b: (b.start, b.id))
         labels = self._labels(batches)
-        with_rows = [b.rows for b in batches if b.rows is not None and len(b.rows)]
-        if not with_rows:
-            return nothing(self.schema)
+        told = [(b.id, b.rows) for b in batches if b.rows is not None and len(b.rows)]
+        with_rows = [rows for _, rows in told]
+        if not told:
+            return nothing(self.schema), np.empty(0, dtype=object)
         ids = [i for rows in with_rows for i in rows.ids]
         at = np.concatenate([rows.at for rows in with_rows])
         inside = (at >= self.start) & (at < self.end)
@@ -118,7 +136,7 @@ class _Gathered:
         keep = np.fromiter(first.values(), np.int64, len(first))
         self.left_out["rows sent twice"] += int(inside.sum()) - len(keep)
         unknown = float("nan")
-        return Table(
+        table = Table(
             _objects(first),
             at[keep],
             np.full(len(keep), site, dtype=object),
@@ -126,6 +144,7 @@ class _Gathered:
             np.fromiter((labels.get(i, unknown) for i in first), np.float64, len(first)),
             {f.name: _column([rows.columns[f.name] for rows in with_rows], f.kind)[keep] for f in self.schema.features},
         )
+        return table, np.repeat(_objects(name for name, _ in told), [len(rows) for rows in with_rows])[keep]
 
     def _labels(self, batches: list[Batch]) -> dict[str, float]:
         """The first label of each id; later ones that contradict it are counted."""

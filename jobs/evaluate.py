@@ -72,7 +72,7 @@ class Comparison:
         rows = load(args.data, schema).labelled
         champion, challenger = (Model(folder / "model.onnx", schema) for folder in (args.champion, args.challenger))
         found = cls(rows, champion.score(rows), challenger.score(rows), loop)
-        found.evidence.update(found.measured(), latency_ms=challenger.latency(rows))
+        found.evidence.update(found.measured())
         yield found
         args.out.write_text(json.dumps(finite(found.evidence), allow_nan=False))
         print(f"compared on {len(rows):,} rows")
@@ -80,8 +80,7 @@ class Comparison:
 
 def nothing(loop: Loop) -> dict[str, Any]:
     """The evidence of no rows."""
-    unmeasured = {"log_loss": None, "sites": {}, "latency_ms": {"p50": None, "p95": None}}
-    return {**_headline(loop, asdict(Compared(0))), **unmeasured}
+    return {**_headline(loop, asdict(Compared(0))), "log_loss": None, "sites": {}}
 
 
 def _headline(loop: Loop, compared: dict[str, Any]) -> dict[str, Any]:

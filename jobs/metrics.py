@@ -45,11 +45,11 @@ def compare(
     b, of_b = measure(label, challenger)
     sign = 1.0 if metric in HIGHER_IS_BETTER else -1.0
     gain = sign * (b - a)
-    half = half_width(sign * (of_b - of_a), _clusters(at), confidence)
+    half = half_width(sign * (of_b - of_a), clusters(at), confidence)
     return Compared(len(label), a, b, gain, gain - half, gain + half)
 
 
-def _clusters(at: NDArray[np.int64]) -> NDArray[np.int64]:
+def clusters(at: NDArray[np.int64]) -> NDArray[np.int64]:
     """The day of each row; its hour, or the row itself, where days or hours are too few to be told apart."""
     for seconds in (DAY, 3600):
         if len(np.unique(at // seconds)) >= FEWEST:

@@ -6,7 +6,6 @@ A number is float32 [n, 1] with NaN for missing, a category string [n, 1] with "
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,19 +147,6 @@ class Model:
         feeds = self._feeds(table)
         parts = [self._scorer.score(_part(feeds, start, CHUNK)) for start in range(0, len(table), CHUNK)]
         return np.concatenate(parts) if parts else np.empty(0)
-
-    def latency(self, table: Table, requests: int = 100, rows: int = 10) -> dict[str, float | None]:
-        """p50 and p95 of single requests, in milliseconds; None without rows. Stops after two seconds."""
-        feeds = self._feeds(table.take(np.arange(min(len(table), requests * rows))))
-        took: list[float] = []
-        for start in range(0, min(len(table), requests * rows), rows):
-            began = time.perf_counter()
-            self._scorer.score(_part(feeds, start, rows))
-            took.append((time.perf_counter() - began) * 1000)
-            if sum(took) > 2000:
-                break
-        p50, p95 = np.quantile(took, (0.5, 0.95)).round(3).tolist() if took else (None, None)
-        return {"p50": p50, "p95": p95}
 
     def _feeds(self, table: Table) -> dict[str, NDArray[Any]]:
         return {f.name: _feed(f, table.columns[f.name]) for f in self._features}

@@ -15,6 +15,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     What is made goes to `out`, without it to `blobs`. `window` is a file that lists the bundles to read, one a line,
     relative to the loop's batches; without it all that fit are read. `data` is a table of the user's to work on instead
     of stored telemetry. Where `site_key` (PEM) is given, the result is signed with it, under the name `site_key_id`.
+    Rows of `untrusted` sites (why, by name) are left out, and what `revoked` keys (ids, by site) have signed.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     data: str | None = None
     site_key: str | None = None
     site_key_id: str = ""
+    untrusted: dict[str, str] = {}
+    revoked: dict[str, list[str]] = {}
 
 
 class Train(Spec, frozen=True, kw_only=True, tag="train"):
@@ -53,7 +56,7 @@ class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):
     """Compare two candidates on the labelled rows of a time, outside both training windows.
 
     `public` is the path of the registry's public key; without it signatures are not checked, digests always are.
-    `metric` and `confidence` go over the gates' of loop.yaml.
+    `metric` and `confidence` go over the gates' of loop.yaml; `cohorts` is each site's.
     """
 
     champion: str
@@ -63,6 +66,7 @@ class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):
     metric: Literal["auc", "log_loss", "rmse", "mae"] | None = None
     confidence: float | None = None
     public: str | None = None
+    cohorts: dict[str, str] = {}
 
 
 class Review(Spec, frozen=True, kw_only=True, tag="review"):

@@ -15,6 +15,7 @@ from drift.telemetry import Rows, Schema
 from triggers.config import Loop, duration
 
 Text = NDArray[np.object_]
+BOUNDS = ("at_least", "at_most")
 
 
 class BadTable(ValueError):
@@ -72,6 +73,12 @@ class Table:
         """Rows by site."""
         names, counts = np.unique(self.site.astype(str), return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+    def busiest(self, seconds: int) -> int:
+        """The most rows that one site has in one of the periods of so many seconds."""
+        _, sites = np.unique(self.site.astype(str), return_inverse=True)
+        periods = np.unique(np.stack([sites, self.at // seconds]), axis=1, return_counts=True)[1]
+        return int(periods.max(initial=0))
 
     def digest(self) -> str:
         """sha256 of the rows, columns by name."""
@@ -154,6 +161,22 @@ def read(path: Path, loop: Loop, site: str = "site") -> tuple[Table, NDArray[np.
     if len(order) == n and (np.diff(order) > 0).all():
         return table, known_at, left_out
     return table.take(order), known_at[order], left_out
+
+
+def examples(path: Path, loop: Loop) -> tuple[Table, NDArray[np.float64], NDArray[np.float64]]:
+    """Rows of features alone, each with the least and the greatest score that it may get, NaN for any: the columns
+    at_least and at_most, and perhaps a name. Raises BadTable."""
+    column = _file(path, [*(f.column or f.name for f in loop.schema.features), *BOUNDS])
+    least, most = (numbers(column(name), name) for name in BOUNDS)
+    n = len(least)
+    try:
+        ids = texts(_file(path, ["name"])("name"))
+    except BadTable:
+        ids = np.full(n, None, dtype=object)
+    ids = _objects([name or f"row {i + 1}" for i, name in enumerate(ids.tolist())])
+    nothing = np.full(n, np.nan)
+    columns = {f.name: _feature(f, column(f.column or f.name), f.column or f.name) for f in loop.schema.features}
+    return Table(ids, np.zeros(n, np.int64), _objects([""] * n), nothing, nothing, columns), least, most
 
 
 def _usable(table: Table, readable: NDArray[np.bool_]) -> tuple[NDArray[np.intp], dict[str, int]]:

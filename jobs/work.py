@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.candidate import Lineage, Manifest
-from jobs import evaluate as comparison
-from jobs import specs
+from edge.candidate import MODEL, Lineage, Manifest
+from jobs import behaviour, extra, provenance, specs, trials
 from jobs import table as tables
-from jobs.assemble import Assembled, assemble
+from jobs.assemble import Assembled, assemble, joined
+from jobs.evaluate import Comparison, nothing
 from jobs.package import Blobs, environment, fetch, package
 from jobs.review import review, thinned
 from jobs.table import Table
@@ -53,7 +52,8 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     keep, capped = found.table.within(loop.training.site_share)
     _say_capped(capped)
     rows = found.table.take(keep)
-    labelled = rows.labelled
+    known = np.isfinite(rows.label)
+    labelled = rows.take(known)
     if not len(labelled):
         raise JobFailed(f"no labelled rows before {_iso(spec.end)}: nothing to train on")
     settings = {**loop.training.settings, **spec.settings}
@@ -78,6 +78,8 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
             sites=labelled.sites(),
             capped=capped,
             without_rows=found.without_rows,
+            left_out=dict(found.left_out),
+            **({} if found.batches is None else _provenance(labelled, found.batches[keep][known], _blobs(spec))),
             code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
             environment=environment(),
             authors=spec.authors,
@@ -96,6 +98,17 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     }
 
 
+def _provenance(rows: Table, batches: provenance.Batches, blobs: Blobs) -> dict[str, Any]:
+    """What the lineage says of the batches that were trained on; their record goes into the blob store."""
+    data = provenance.record(rows, batches)
+    blobs.put(provenance.name(data), data)
+    odd = provenance.outlying(rows, batches)
+    for batch, n in odd.items():
+        _say(f"unlike the others: batch {batch}, {n:,} outlying rows")
+    counted = sum(map(len, json.loads(data).values()))
+    return {"batches": counted, "provenance": hashlib.sha256(data).hexdigest(), "outlying": odd}
+
+
 def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
     """The model of somebody else in `out`, and what is known of its training."""
     path = Path(spec.model or "")
@@ -110,36 +123,79 @@ def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
 
 
 def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
+    """The comparison by the user's script, if there is one, and all that the gates judge beside it."""
     loop = _loop(spec)
-    blobs, public = _blobs(spec), Path(spec.public).read_bytes() if spec.public else None
+    blobs, key = _blobs(spec), Path(spec.public) if spec.public else None
     digests = {"champion": spec.champion, "challenger": spec.challenger}
-    manifests = {role: fetch(digest, blobs, public, work / role) for role, digest in digests.items()}
+    manifests = {role: fetch(d, blobs, key.read_bytes() if key else None, work / role) for role, d in digests.items()}
     windows = {role: _window(manifest) for role, manifest in manifests.items()}
-    rows = _rows(spec, loop, spec.start, spec.end).table.labelled
+    everything = _rows(spec, loop, spec.start, spec.end).table
+    rows = everything.labelled
     rows = rows.take(_outside(rows, windows.values()))
     keep, capped = rows.within(loop.training.site_share)
     _say_capped(capped)
     rows = rows.take(keep)
     limits = {"metric": spec.metric, "confidence": spec.confidence}
     told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
-    found: dict[str, Any] = comparison.nothing(parse_loop(told.read_text(), str(told)))
-    if len(rows):
-        data, out = work / "rows.parquet", work / "evidence.json"
-        tables.write(rows, data)
+    loop, beside = parse_loop(told.read_text(), str(told)), Path(spec.loop).resolve().parent
+    frozen = extra.holdout(loop, beside, manifests, (_seconds(spec.start), _seconds(spec.end)))
+    examples = extra.examples(loop, beside)
+    asked = joined([rows, frozen.rows, examples.rows])
+    trials.write(asked, work / "rows")
+    scores, tried = {}, {}
+    scores["challenger"], tried["challenger"] = trials.run(work / "challenger", work / "rows", key, len(asked))
+    with ThreadPoolExecutor(1) as beside_it:
+        trial = beside_it.submit(trials.run, work / "champion", work / "rows", key, len(asked))
+        own: dict[str, Any] = {}
         script = _script(spec, loop.evaluation.script)
-        folders = [part for role in digests for part in (f"--{role}", work / role)]
-        _say(f"comparing on {len(rows):,} labelled rows that neither was trained on")
-        _run(script or "jobs.evaluate", "--data", data, "--loop", told, *folders, "--out", out)
-        found |= _written(out, _named(script, "jobs.evaluate"))
-    return found | {
-        **digests,
-        "rows": min(int(found.get("rows") or 0), len(rows)),
-        "from": _iso(spec.start),
-        "to": _iso(spec.end),
-        "data": rows.digest(),
-        "training": {role: [_iso(t) for t in window] if window else None for role, window in windows.items()},
-        "bytes": (work / "challenger" / "model.onnx").stat().st_size,
-    }
+        if script and len(rows) and not tried["challenger"]["error"]:
+            own = _compared(script, rows, told, work)
+        scores["champion"], tried["champion"] = trial.result()
+    parts = np.split(np.arange(len(asked)), np.cumsum([len(rows), len(frozen.rows)]))
+    live, old, canned = ({role: score[part] for role, score in scores.items()} for part in parts)
+    _say(f"comparing on {len(rows):,} labelled rows that neither was trained on")
+    compared = Comparison(rows, live["champion"], live["challenger"], loop)
+    return (
+        (_measured(compared, spec.cohorts) if len(rows) else nothing(loop))
+        | own
+        | {
+            **digests,
+            "rows": min(int(own.get("rows") or len(rows)), len(rows)),
+            "from": _iso(spec.start),
+            "to": _iso(spec.end),
+            "data": rows.digest(),
+            "training": {role: [_iso(t) for t in window] if window else None for role, window in windows.items()},
+            "holdout": frozen.compared(old, loop),
+            "examples": examples.judged(canned["challenger"]),
+            "trials": tried,
+            "latency_ms": {name: tried["challenger"].get(f"{name}_ms") for name in ("p50", "p95")},
+            "bytes": manifests["challenger"].files[MODEL].bytes,
+            "new_bytes": _new(manifests["challenger"], manifests["champion"]),
+            "rows_per_hour": everything.busiest(3600),
+            "schema": extra.differs(manifests["challenger"], loop),
+        }
+    )
+
+
+def _compared(script: Path, rows: Table, told: Path, work: Path) -> dict[str, Any]:
+    """What the user's script says of both candidates."""
+    data, out = work / "rows.parquet", work / "evidence.json"
+    tables.write(rows, data)
+    folders = [part for role in ("champion", "challenger") for part in (f"--{role}", work / role)]
+    _run(script, "--data", data, "--loop", told, *folders, "--out", out)
+    return _written(out, script.name)
+
+
+def _measured(found: Comparison, cohorts: Mapping[str, str]) -> dict[str, Any]:
+    of = np.array([cohorts.get(site, "") for site in found.rows.site.tolist()], dtype=object)
+    by_cohort = {cohort: found.on(of == cohort) for cohort in sorted(set(of.tolist()) - {""})}
+    return found.measured() | behaviour.measured(found) | {"cohorts": by_cohort}
+
+
+def _new(challenger: Manifest, champion: Manifest) -> int:
+    """Bytes of the files that a site with the champion has not."""
+    there = {file.sha256 for file in champion.files.values()}
+    return sum(file.bytes for file in challenger.files.values() if file.sha256 not in there)
 
 
 def _review(spec: specs.Review, work: Path) -> dict[str, Any]:
@@ -187,7 +243,17 @@ def _stored(spec: specs.Spec, loop: Loop, start: datetime | None, end: datetime)
         raise JobFailed("the spec says no `from`, and no table to train on")
     schema = loop.schema.telemetry(loop.task)
     listed = Path(spec.window).read_text().splitlines() if spec.window else None
-    found = assemble(Path(spec.blobs), loop.loop, schema, _seconds(start), _seconds(end), spec.sites, listed)
+    found = assemble(
+        Path(spec.blobs),
+        loop.loop,
+        schema,
+        _seconds(start),
+        _seconds(end),
+        spec.sites,
+        listed,
+        spec.untrusted,
+        spec.revoked,
+    )
     _say(f"{len(found.table):,} rows from {_iso(start)} to {_iso(end)}")
     _say_left_out(found.left_out)
     return found
@@ -202,6 +268,10 @@ def _rows(spec: specs.Train | specs.Evaluate, loop: Loop, start: datetime | None
     inside = rows.between(_seconds(start) if start else int(rows.at[0]), _seconds(end))
     if spec.sites is not None:
         inside &= np.isin(rows.site.astype(str), spec.sites)
+    for site, why in spec.untrusted.items():
+        left_out |= {f"rows of {site}: {why}": int((inside & (rows.site == site)).sum())}
+        inside &= rows.site != site
+    left_out = {reason: n for reason, n in left_out.items() if n}
     if isinstance(spec, specs.Train):
         rows.label[known_at > _seconds(end)] = np.nan
     _say_left_out(left_out)
@@ -237,25 +307,11 @@ def _named(script: Path | None, module: str) -> str:
 
 
 def _run(script: Path | str, *args: Path | str) -> None:
-    """A script or a module of ours in its own process, one thread each; what it prints goes to the log."""
-    command = [sys.executable, *([str(script)] if isinstance(script, Path) else ["-m", script]), *map(str, args)]
-    threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    sys.stdout.flush()
-    ended = subprocess.run(
-        command, env={**os.environ, **threads, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True, check=False
-    )
+    ended = trials.process(script, *args)
     sys.stderr.write(ended.stderr)
     if ended.returncode:
-        raise JobFailed(f"{_name(script)} ended with status {ended.returncode}: {_last(ended.stderr.splitlines())}")
-
-
-def _name(script: Path | str) -> str:
-    return script if isinstance(script, str) else script.name
-
-
-def _last(lines: Sequence[str]) -> str:
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        name = script if isinstance(script, str) else script.name
+        raise JobFailed(f"{name} ended with status {ended.returncode}: {trials.last(ended.stderr)}")
 
 
 def _written(path: Path, script: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from inspect import getdoc
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -336,22 +337,71 @@ class Evaluation(Section, frozen=True, kw_only=True):
     timeout: Duration = "1h"
 
 
+class Slice(Section, frozen=True, kw_only=True):
+    """A feature whose groups are looked at by themselves: its categories, or the parts of a number's range.
+
+    feature: its name
+    edges: a number is parted here; a value on an edge is above it
+    quantiles: or into so many parts with as many rows each
+    maximum_difference: groups may lie so much further apart than with the champion, in their share of positive answers
+        (regression: in their mean prediction); default: that is not judged
+    """
+
+    feature: str
+    edges: tuple[float, ...] = ()
+    quantiles: Annotated[int, Meta(ge=2, le=20)] | None = None
+    maximum_difference: Annotated[float, Meta(ge=0.0)] | None = None
+
+
+class Holdout(Section, frozen=True, kw_only=True):
+    """Labelled rows that stay the same from run to run, of sites that no model is trained on.
+
+    table: the file beside loop.yaml, CSV or Parquet, its columns as in your table
+    sha256: of the file; where it is said, another file is refused
+    maximum_loss: the lower end of the gain's interval on these rows must lie above minus this
+    """
+
+    table: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    maximum_loss: Annotated[float, Meta(ge=0.0)] = 0.02
+
+
 class Gates(Section, frozen=True, kw_only=True):
     """What a candidate must show. A gain is challenger minus champion, in the direction that is better.
 
     metric: auc or log_loss for a binary task (default auc), rmse or mae for a regression (default rmse)
     minimum_gain: the lower end of the gain's interval must exceed it
+    margin: instead, where retraining is wanted for other reasons than a gain: it must exceed minus this
     confidence: of the interval
-    minimum_rows: fewer rows unseen by both models are inconclusive
-    maximum_site_loss: no site may lose more than this, where it has rows enough
+    minimum_rows: fewer rows unseen by both models are inconclusive; a site, cohort or group with fewer is not judged
+    maximum_site_loss: no site may lose more than this, where it has rows enough; not proven, it is inconclusive
+    maximum_slice_loss: nor may any cohort, or group of a feature in slices
+    slices: the features whose groups are looked at
+    holdout: rows that never change, beside those of the last days
+    threshold: from this score on the answer counts as positive; of a regression, predictions that differ by more are
+        changed ones
+    maximum_churn: share of the answers that may change
+    maximum_calibration_error: of a binary task: mean distance of scores from what came true, in ten parts of the rows
+    examples: file beside loop.yaml (CSV or Parquet, columns as in your table) of rows that must not fail: each has
+        the least and the greatest score that it may get in the columns at_least and at_most, and perhaps a name
+    maximum_p95_ms: 95% of single rows must be scored within so many milliseconds, measured on the site's architecture
     maximum_age: evidence that is older when it is judged does not count
     """
 
     metric: Metric | None = None
     minimum_gain: float = 0.0
+    margin: Annotated[float, Meta(ge=0.0)] | None = None
     confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
     minimum_rows: Positive = 500
     maximum_site_loss: Annotated[float, Meta(ge=0.0)] | None = None
+    maximum_slice_loss: Annotated[float, Meta(ge=0.0)] | None = None
+    slices: tuple[Slice, ...] = ()
+    holdout: Holdout | None = None
+    threshold: float = 0.5
+    maximum_churn: Fraction | None = None
+    maximum_calibration_error: Fraction | None = None
+    examples: Annotated[str, Meta(min_length=1)] | None = None
+    maximum_p95_ms: Annotated[float, Meta(gt=0.0)] | None = None
     maximum_age: Duration = "7d"
 
 
@@ -567,7 +617,7 @@ class InstanceType(Section, frozen=True, kw_only=True):
 
 
 class Free(Section, frozen=True, kw_only=True):
-    """What a cluster has left for a model.
+    """What a cluster has for a model.
 
     cpu: CPUs
     memory: bytes
@@ -589,7 +639,7 @@ class Site(Section, frozen=True, kw_only=True):
     blackouts: when it must not be changed
     link_kbps: bandwidth of its link, for how long a candidate takes to arrive
     instance_types: instance types that the cluster knows
-    free: what it has left
+    free: what it has for both versions of the model side by side and, at executor azureml, the Azure ML extension
     architecture: of its nodes
     executor: how a candidate gets there: local (asked at its url), azureml (pushed), flux (pulled from Git) or iotedge;
         on one machine every site is asked at its url
@@ -602,6 +652,7 @@ class Site(Section, frozen=True, kw_only=True):
     dataset: its own table of labelled rows: a path there, or a data asset (azureml:NAME:VERSION)
     dataset_mb: size of that table
     key_file: path there of the private key that signs what a job at the site found
+    quarantined: true leaves its rows out of training and evaluation; it goes on serving and being watched
     """
 
     name: str
@@ -625,6 +676,7 @@ class Site(Section, frozen=True, kw_only=True):
     dataset: str = ""
     dataset_mb: Annotated[float, Meta(gt=0.0)] | None = None
     key_file: str = ""
+    quarantined: bool = False
 
 
 def selected(site: Site, ring: str) -> bool:
@@ -706,25 +758,6 @@ def check(loop: Loop, fleet: Fleet) -> list[Problem]:
     return [Problem("loop.yaml", 0, path, what) for path, what in _pair_problems(loop, fleet)]
 
 
-def unheeded(fleet: Fleet) -> list[tuple[Path, str]]:
-    """What fleet.yaml may say and nothing heeds yet: the first site that says it, and why it matters."""
-    found: list[tuple[Path, str]] = []
-    for name, instead in _UNHEEDED.items():
-        default = next(f.default for f in msgspec.structs.fields(Site) if f.name == name)
-        at = [i for i, site in enumerate(fleet.sites) if getattr(site, name) != default]
-        if at:
-            more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
-            found.append((("sites", at[0], name), f"not heeded yet{more}: {instead}"))
-    return found
-
-
-_UNHEEDED = {
-    "instance_types": "whether a candidate fits is not looked at",
-    "free": "whether a candidate fits is not looked at",
-    "architecture": "whether a candidate fits is not looked at",
-}
-
-
 def json_schema(kind: type[Loop] | type[Fleet]) -> dict[str, Any]:
     """The published JSON Schema (2020-12) of loop.yaml or fleet.yaml, with what the docstrings say of each field."""
     schema = msgspec.json.schema(kind)
@@ -742,7 +775,7 @@ def described(section: type[Section]) -> tuple[str, dict[str, str]]:
     """A section's summary, and its fields' descriptions, from its docstring.
 
     >>> described(Free)
-    ('What a cluster has left for a model.', {'cpu': 'CPUs', 'memory': 'bytes'})
+    ('What a cluster has for a model.', {'cpu': 'CPUs', 'memory': 'bytes'})
     """
     summary, _, fields = (getdoc(section) or "").partition("\n\n")
     found = re.findall(r"^(\w+): (.*(?:\n .*)*)$", fields, re.MULTILINE)
@@ -783,6 +816,7 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
     if ("task",) not in told and loop.gates.metric and loop.gates.metric not in metrics:
         fits = " or ".join(metrics)
         yield ("gates", "metric"), f"{loop.gates.metric!r} does not fit the task {loop.task}; expected {fits}"
+    yield from _gate_problems(loop, told)
     if loop.retrain.enabled and not loop.retrain.on:
         yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"
     traffic = loop.serving.traffic
@@ -823,6 +857,26 @@ def _approval_problems(approval: Approval) -> _Found:
 
 def _person(name: str, accounts: dict[str, tuple[str, ...]]) -> str:
     return next((who for who, names in accounts.items() if name == who or name in names), name)
+
+
+def _gate_problems(loop: Loop, told: Told) -> _Found:
+    kinds = {f.name: f.kind for f in loop.schema.features}
+    for i, part in enumerate(loop.gates.slices):
+        at: Path = ("gates", "slices", i)
+        parted = [name for name in ("edges", "quantiles") if getattr(part, name)]
+        if part.feature not in kinds:
+            yield (*at, "feature"), f"{part.feature!r} is no feature; expected {_one_of(part.feature, list(kinds))}"
+        elif kinds[part.feature] == "category" and parted:
+            yield (*at, parted[0]), f"{part.feature} is a category: each is a group; expected it to be left out"
+        elif kinds[part.feature] == "number" and len(parted) != 1:
+            yield (*at, "feature"), f"{part.feature} is a number; expected edges, or quantiles, that part it"
+        if any(a >= b for a, b in pairwise(part.edges)):
+            yield (*at, "edges"), "do not rise; expected each edge above the one before"
+    yield from _twice([part.feature for part in loop.gates.slices], ("gates", "slices"), "feature")
+    if loop.gates.margin is not None and loop.gates.minimum_gain:
+        yield ("gates", "margin"), "says what minimum_gain says otherwise; expected one of the two"
+    if ("task",) not in told and loop.task == "regression" and loop.gates.maximum_calibration_error is not None:
+        yield ("gates", "maximum_calibration_error"), "is for a binary task; expected it to be left out"
 
 
 def _source_problems(loop: Loop) -> _Found:

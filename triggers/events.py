@@ -19,8 +19,31 @@ class Comparison(msgspec.Struct, frozen=True):
     gain_high: float | None = None
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A packaged candidate in a process of its own, loaded as a site loads it.
+
+    `error` says why it did not serve. `memory` is the process's peak in bytes, the rest is of single rows. None: not
+    measured.
+    """
+
+    error: str = ""
+    memory: int | None = None
+    cpu_ms: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    architecture: str = ""
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What an evaluation measured. Rows lie outside both training windows; `data` is the digest of those rows."""
+    """What an evaluation measured. Rows lie outside both training windows; `data` is the digest of those rows.
+
+    `sites`, `cohorts` and `groups` (of a feature) are parts of the rows. In `fairness`, by feature, champion and
+    challenger are how far apart the two groups are that lie furthest apart with each, and the gain is what that has
+    shrunk by. `holdout` is on the frozen rows, of the file `holdout_sha256`. `trials` are by role. `new_bytes`
+    is what the challenger's files have that the champion's have not. `rows_per_hour` is how many rows the busiest site
+    had in its busiest hour. `schema` says in what the challenger's rows differ from the loop's. `examples` counts the
+    examples tried, `missed` names those that failed. None: not measured.
+    """
 
     champion: str
     challenger: str
@@ -28,12 +51,43 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
     overall: Comparison
     sites: dict[str, Comparison] = {}
+    cohorts: dict[str, Comparison] = {}
+    groups: dict[str, Comparison] = {}
+    fairness: dict[str, Comparison] = {}
     log_loss: dict[str, float | None] = {}
     start: datetime | None = None
     end: datetime | None = None
     data: str = ""
+    holdout: Comparison | None = None
+    holdout_sha256: str = ""
     latency_ms: dict[str, float | None] = {}
     bytes: int = 0
+    new_bytes: int | None = None
+    trials: dict[str, Trial] = {}
+    rows_per_hour: int = 0
+    schema: str | None = None
+    calibration: dict[str, float | None] = {}
+    churn: float | None = None
+    examples: int = 0
+    missed: tuple[str, ...] = ()
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site has for a candidate: `sites` of them have the same, `site` is the first.
+
+    `cpu` in cores and `memory` in bytes are free for both versions; `types` are name, cores and bytes of its instance
+    types; `window_s` is its longest maintenance window. None: not said.
+    """
+
+    site: str
+    sites: int = 1
+    cpu: float | None = None
+    memory: float | None = None
+    types: tuple[tuple[str, float | None, float | None], ...] = ()
+    extension: bool = False
+    link_kbps: float | None = None
+    window_s: float | None = None
+    architecture: str = ""
 
 
 class Wave(msgspec.Struct, frozen=True):
@@ -66,10 +120,11 @@ class JobFailed(Event, frozen=True, kw_only=True, tag="job-failed"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """Evaluation ended; `digest` is that of the stored evidence."""
+    """Evaluation ended; `digest` is that of the stored evidence, `rooms` is what the run's sites have now."""
 
     evidence: Evidence
     digest: str
+    rooms: tuple[Room, ...] = ()
 
 
 class Answered(Event, frozen=True, kw_only=True, tag="answered"):

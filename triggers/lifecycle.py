@@ -150,7 +150,7 @@ def _evaluate(run: Run, event: on.Trained) -> Step:
 
 
 def _evaluated(run: Run, event: on.Evaluated) -> Step:
-    verdict = judge(event.evidence, run.candidate, run.champion, run.limits.gates, event.at)
+    verdict = judge(event.evidence, run.candidate, run.champion, run.limits.gates, event.at, event.rooms)
     judged = replace(run, evidence=event.digest, outcome=verdict.outcome, verdict=verdict.reason)
     if verdict.outcome == "failed":
         return _to(Phase.REJECTED, judged, event, verdict.reason)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from triggers import approval, candidates, codec, lifecycle, policy, rollout, sites
+from triggers import approval, candidates, codec, gates, lifecycle, policy, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
@@ -577,6 +577,8 @@ def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
         "confidence": run.limits.gates.confidence,
         "metric": run.limits.gates.metric or ("auc" if loop.task == "binary" else "rmse"),
     }
+    if run.limits.gates.maximum_slice_loss is not None:
+        spec["cohorts"] = {site.name: site.cohort for site in ports.configs.fleet(run.loop).sites}
     _submit(ports, run, effect, "evaluate", spec, run.limits.evaluation_timeout)
 
 
@@ -599,7 +601,21 @@ def _submit(
         if site.key_file:
             key = next((k.id for k in site.keys if not k.revoked), "")
             spec.update(site_key=site.key_file, site_key_id=key)
+    spec.update(_distrusted(ports.configs.fleet(run.loop)))
     ports.jobs.submit(Job(effect.job, kind, run.loop, run.id, effect.compute, spec, seconds, name))
+
+
+def _distrusted(fleet: Fleet) -> dict[str, Any]:
+    """Sites and keys whose rows no candidate is made of, or judged by; nothing where there are none."""
+    untrusted = {site.name: "it is quarantined" for site in fleet.sites if site.quarantined}
+    revoked = {site.name: [key.id for key in site.keys if key.revoked] for site in fleet.sites}
+    out = {
+        site.name: "all of its keys are revoked"
+        for site in fleet.sites
+        if len(revoked[site.name]) == len(site.keys) > 0
+    }
+    found = {"untrusted": {**out, **untrusted}, "revoked": {site: ids for site, ids in revoked.items() if ids}}
+    return {name: value for name, value in found.items() if value}
 
 
 def _may_leave(ports: Ports, run: Run, wanted: Sequence[str] | None) -> list[str] | None:
@@ -817,21 +833,37 @@ def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -
         }
 
     found = msgspec.json.decode(data)
+    frozen, examples = found.get("holdout") or {}, found.get("examples") or {}
     evidence = {
         "champion": found["champion"],
         "challenger": found["challenger"],
         "metric": found["metric"],
         "confidence": found["confidence"],
         "overall": compared(found, "_value"),
-        "sites": {name: compared(part) for name, part in (found.get("sites") or {}).items()},
+        **{
+            kind: {name: compared(part) for name, part in (found.get(kind) or {}).items()}
+            for kind in ("sites", "cohorts", "groups", "fairness")
+        },
         "log_loss": found.get("log_loss") or {},
         "start": _time(found.get("from")),
         "end": _time(found.get("to")),
         "data": found.get("data") or "",
+        "holdout": compared(frozen) if frozen else None,
+        "holdout_sha256": frozen.get("sha256") or "",
         "latency_ms": found.get("latency_ms") or {},
         "bytes": int(found.get("bytes") or 0),
+        "new_bytes": found.get("new_bytes"),
+        "trials": found.get("trials") or {},
+        "rows_per_hour": int(found.get("rows_per_hour") or 0),
+        "schema": found.get("schema"),
+        "calibration": found.get("calibration") or {},
+        "churn": found.get("churn"),
+        "examples": int(examples.get("tried") or 0),
+        "missed": examples.get("missed") or [],
     }
-    return on.Evaluated(**common, evidence=msgspec.convert(evidence, on.Evidence), digest=name)
+    run = LoopUnit(ports.store, loop_of(common["run"]), common["at"]).run(common["run"])
+    rooms = gates.rooms(ports.configs.fleet(run.loop), run.sites)
+    return on.Evaluated(**common, evidence=msgspec.convert(evidence, on.Evidence), digest=name, rooms=rooms)
 
 
 def _time(text: str | None) -> datetime | None:

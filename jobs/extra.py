@@ -1,0 +1,95 @@
+"""What candidates are asked beside the labelled rows of the last days: the frozen holdout, and canned examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.candidate import Manifest
+from jobs import table as tables
+from jobs.assemble import nothing
+from jobs.evaluate import Comparison
+from jobs.table import Table
+from triggers.config import Loop
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The rows of the holdout that count, the file's sha256, and what is left out, by reason."""
+
+    rows: Table
+    sha256: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def compared(self, scores: Mapping[str, Floats], loop: Loop) -> dict[str, Any] | None:
+        """The comparison on these rows; None where the loop has no holdout."""
+        if not self.sha256:
+            return None
+        found = Comparison(self.rows, scores["champion"], scores["challenger"], loop).on(np.arange(len(self.rows)))
+        return {**found, "sha256": self.sha256, "data": self.rows.digest(), "left_out": dict(self.left_out)}
+
+
+def holdout(loop: Loop, folder: Path, manifests: Mapping[str, Manifest], window: tuple[int, int]) -> Frozen:
+    """The labelled rows of `gates.holdout` but for those of sites that a candidate was trained on, and those of the
+    time (UTC seconds) that the evaluation is about. Raises BadTable."""
+    if loop.gates.holdout is None:
+        return Frozen(nothing(loop.schema.telemetry(loop.task)))
+    path = folder / loop.gates.holdout.table
+    rows, _, left_out = tables.read(path, loop, "")
+    seen = sorted(set().union(*(manifest.lineage.sites for manifest in manifests.values())))
+    out = {
+        "rows without a label": np.isnan(rows.label),
+        "rows of sites that were trained on": np.isin(rows.site.astype(str), seen),
+        "rows of the time that is evaluated": rows.between(*window),
+    }
+    left_out |= {reason: int(which.sum()) for reason, which in out.items()}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kept = rows.take(~np.logical_or.reduce(list(out.values())))
+    return Frozen(kept, digest, {reason: n for reason, n in left_out.items() if n})
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows, and the least and greatest score that each may get, NaN for any."""
+
+    rows: Table
+    least: Floats
+    most: Floats
+
+    def judged(self, score: Floats) -> dict[str, Any]:
+        """How many were tried, and which failed, with their scores; one that has no score fails."""
+        missed = np.isnan(score) | (score < self.least) | (score > self.most)
+        named = [
+            f"{self.rows.ids[i]} scored {score[i]:.4g}, {self._bounds(i)}" for i in np.flatnonzero(missed).tolist()
+        ]
+        return {"tried": len(score), "missed": named}
+
+    def _bounds(self, i: int) -> str:
+        said = [("at least", self.least[i]), ("at most", self.most[i])]
+        return " and ".join(f"{words} {bound:g}" for words, bound in said if np.isfinite(bound)) or "expected a score"
+
+
+def examples(loop: Loop, folder: Path) -> Examples:
+    """Those of `gates.examples`. Raises BadTable."""
+    if loop.gates.examples is None:
+        return Examples(nothing(loop.schema.telemetry(loop.task)), np.empty(0), np.empty(0))
+    return Examples(*tables.examples(folder / loop.gates.examples, loop))
+
+
+def differs(manifest: Manifest, loop: Loop) -> str:
+    """In what a candidate's rows and answers are not the loop's; empty where they are the same."""
+    ours, theirs = loop.schema.telemetry(loop.task), manifest.telemetry()
+    if theirs.task != ours.task:
+        return f"it is for a {theirs.task} task, not {ours.task}"
+    pairs = [{(f.name, f.kind) for f in schema.features} for schema in (theirs, ours)]
+    more, less = (sorted(f"{name} ({kind})" for name, kind in a - b) for a, b in (pairs, pairs[::-1]))
+    said = [("wants", more), ("lacks", less)]
+    return "; ".join(f"it {word} {', '.join(names)}" for word, names in said if names)

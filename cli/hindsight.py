@@ -28,7 +28,7 @@ from drift.windows import Window
 from triggers import gates, policy
 from triggers.config import METRICS, Fleet, Loop, duration
 from triggers.errors import Misconfigured, Refused
-from triggers.events import Comparison, Evidence
+from triggers.events import Comparison, Evidence, Trial
 from triggers.loop import drift_limits
 
 Say = Callable[[str], None]
@@ -226,6 +226,7 @@ class World:
             overall=told(on),
             sites={s: told(on & (self.history.site == i)) for i, s in enumerate(self.history.sites)},
             end=utc(now),
+            trials={"challenger": Trial()},  # it was opened and has scored every row
         )
         return gates.judge(evidence, challenger.name, champion.name, loop.gates, utc(now))
 

@@ -53,7 +53,8 @@ class Schema(msgspec.Struct, frozen=True):
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """Where a candidate comes from: its run, what it replaces, the training window (ISO) and its rows by site; rows
     that were left out because their site has too large a share, or for another reason; sites that have no rows to give;
-    the batches, how many and the sha256 of the record of each one's rows, and those with `outlying` rows; who wrote it."""
+    the batches, how many and the sha256 of the record of each one's rows, and those with `outlying` rows; who wrote
+    it."""
 
     run: str = ""
     parent: str | None = None

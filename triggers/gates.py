@@ -272,9 +272,7 @@ def latency(evidence: Evidence, limits: Gates, rooms: Sequence[Room]) -> Iterato
         yield Verdict("failed", f"a row takes {took}, more than {limits.maximum_p95_ms:g} ms")
     for room in rooms:
         if room.architecture and _same(room.architecture) != _same(tried.architecture):
-            yield Verdict(
-                "inconclusive", f"{_at(room)} is {room.architecture}; how long a row takes was measured on {on}"
-            )
+            yield Verdict("inconclusive", f"{_at(room)} is {room.architecture}, and a row's time was measured on {on}")
 
 
 def _same(architecture: str) -> str:

@@ -568,7 +568,7 @@ def _train(ports: Ports, run: Run, effect: do.Train) -> None:
 
 def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
     loop = ports.configs.loop(run.loop)
-    spec = {
+    spec: dict[str, Any] = {
         "champion": effect.champion,
         "challenger": effect.challenger,
         "from": effect.start.isoformat(),

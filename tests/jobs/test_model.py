@@ -88,14 +88,3 @@ def test_every_fifth_day_is_scored_by_a_model_that_has_not_seen_it(rows: Callabl
     found = held_out(table, scored)
     assert not seen[0] & seen[1]
     assert np.isfinite(found).sum() == np.isin(table.at // 86400, list(seen[1])).sum() > 100
-
-
-def test_latency_is_measured_by_request_and_null_without_rows(rows: Callable[..., Table], tmp_path: Path) -> None:
-    model, encoder = train(rows(300), SCHEMAS["binary"], FAST)
-    export(model, encoder, tmp_path / "model.onnx")
-    opened = Model(tmp_path / "model.onnx", SCHEMAS["binary"])
-    found = opened.latency(rows(300))
-    assert found["p50"] is not None
-    assert found["p95"] is not None
-    assert 0 < found["p50"] <= found["p95"]
-    assert opened.latency(rows(300).take(np.arange(0))) == {"p50": None, "p95": None}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_run, an_event, replace
+from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run, an_event, evidence, replace
 from triggers import approval, codec, policy, ports, records, rollout, sites, sources
 from triggers import effects as do
 from triggers import events as on
@@ -102,6 +102,34 @@ ENTRY = records.AuditEntry(
     previous="f" * 64,
 )
 
+TRIAL = on.Trial(memory=80 << 20, cpu_ms=0.3, p50_ms=0.3, p95_ms=0.4, architecture="x86_64")
+WHOLE = evidence(
+    cohorts={"press": a_comparison()},
+    groups={"x < 1": a_comparison()},
+    fairness={"x": a_comparison()},
+    holdout=a_comparison(),
+    holdout_sha256="e" * 64,
+    new_bytes=120_000,
+    trials={"champion": TRIAL, "challenger": replace(TRIAL, error="has no inputs")},
+    rows_per_hour=36,
+    schema="it lacks y (number)",
+    calibration={"champion": 0.1, "challenger": 0.2},
+    churn=0.05,
+    examples=3,
+    missed=("row 1 scored 0.2, at least 0.5",),
+)
+ROOM = on.Room(
+    site="a",
+    sites=2,
+    cpu=4.0,
+    memory=2.0**33,
+    types=(("small", 0.5, 2.0**31),),
+    extension=True,
+    link_kbps=512.0,
+    window_s=3600.0,
+    architecture="amd64",
+)
+
 STORED: tuple[Any, ...] = (
     DECISION,
     SITE,
@@ -172,6 +200,8 @@ def _all() -> dict[str, Golden]:
     made["Run-paused"] = Golden(paused, type(paused), "Run")
     for kind in on.EVENTS:
         made[f"Event-{kind.__name__}"] = Golden(an_event(kind), on.AnyEvent, "Event")
+    made["Event-Evaluated"] = Golden(an_event(on.Evaluated, evidence=evidence(trials={})), on.AnyEvent, "Event")
+    made["Event-Evaluated-whole"] = Golden(an_event(on.Evaluated, evidence=WHOLE, rooms=(ROOM,)), on.AnyEvent, "Event")
     for effect in EFFECTS:
         made[f"Outbox-{type(effect).__name__}"] = Golden(
             records.Outbox(run=RUN, effect=effect), records.Outbox, "Outbox"

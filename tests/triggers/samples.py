@@ -47,6 +47,7 @@ def evidence(**changes: Any) -> on.Evidence:
         start=NOW - 10 * DAY,
         end=NOW - HOUR,
         data="d" * 64,
+        trials={"challenger": on.Trial()},
     )
     return replace(told, **changes)
 

@@ -236,7 +236,9 @@ def test_a_job_that_failed_ends_the_run(phase: Phase) -> None:
     assert step.effects == (told(Phase.FAILED, "j: exit status 1"),)
 
 
-BETTER = "auc 0.7500 against 0.7000 on 1,000 rows, gain +0.0500 [+0.0300, +0.0700] at 95%, above +0.0000"
+BETTER = (
+    "auc 0.7500 against 0.7000 on 1,000 rows, gain +0.0500 [+0.0300, +0.0700] at 95%, above +0.0000; no frozen holdout"
+)
 
 
 def test_a_candidate_that_passes_is_shown_to_a_person() -> None:

@@ -184,6 +184,7 @@ class Trainer:
             "gain_high": None if gain is None else gain + 0.02,
             "sites": {},
             "data": "d" * 64,
+            "trials": {"challenger": {}},
         }
         return {**found, **self.evidence}
 

@@ -92,7 +92,7 @@ def _packages() -> Iterator[Finding]:
 
 def _loops(ports: Ports) -> Iterator[Finding]:
     """Each loop.yaml and fleet.yaml, and whether they fit each other."""
-    from triggers.config import check, unheeded
+    from triggers.config import check
 
     try:
         names = list(ports.configs.loops())
@@ -109,8 +109,6 @@ def _loops(ports: Ports) -> Iterator[Finding]:
             continue
         wrong = [str(p) for p in check(config, fleet)]
         yield Finding("error" if wrong else "ok", f"loop {name}", "; ".join(wrong) or f"{len(fleet.sites)} sites")
-        for path, what in unheeded(fleet):
-            yield Finding("warning", f"loop {name}", f"fleet.yaml: {'.'.join(map(str, path))}: {what}")
         if not config.approval.approvers:
             yield Finding("warning", f"loop {name}", "nobody may approve", "name approvers in loop.yaml")
         if unsigned := [s.name for s in fleet.sites if not s.keys]:

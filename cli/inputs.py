@@ -12,13 +12,15 @@ from triggers.errors import Refused
 
 
 def scripts(loop_file: Path, loop: Loop) -> dict[str, Path]:
-    """What may run, by its path from loop.yaml: Python files beside loop.yaml and beside the scripts that it names, and
-    the packages there."""
+    """What jobs need beside loop.yaml, by its path from there: Python files beside it and beside the scripts that it
+    names, the packages there, and the gates' tables."""
     home = loop_file.resolve().parent
     places = {home, *((home / s).resolve().parent for s in (loop.training.script, loop.evaluation.script) if s)}
     found = {path for place in places for path in place.glob("*.py")}
     packages = {init.parent for place in places for init in place.glob("*/__init__.py")}
     found |= {path for package in packages for path in package.rglob("*.py")}
+    tables = (loop.gates.examples, loop.gates.holdout.table if loop.gates.holdout else None)
+    found |= {(home / table).resolve() for table in tables if table}
     return {path.relative_to(home).as_posix(): path for path in sorted(found) if path.is_relative_to(home)}
 
 

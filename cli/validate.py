@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop, unheeded
+from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop
 from triggers.errors import Refused
 from triggers.reading import Document, Problem, Wrong
 
@@ -24,24 +24,19 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where all is well, 2 with every problem where it is not. What nothing heeds yet is a warning."""
-    warnings: list[Problem] = []
+    """0 where all is well, 2 with every problem where it is not."""
     try:
         problems = found(args.loop, args.fleet)
-        if args.fleet and not problems:
-            whole = text(args.fleet)
-            fleet = parse_fleet(whole, str(args.fleet))
-            warnings = Document(whole, str(args.fleet)).problems(unheeded(fleet))
     except Unreadable as e:
         if not args.json:
             raise
         problems = [Problem(e.file, 0, (), e.why)]
     if args.json:
-        print(json.dumps({"problems": _plain(problems), "warnings": _plain(warnings)}, indent=2))
+        print(json.dumps({"problems": _plain(problems)}, indent=2))
     elif problems:
         raise Wrong(problems)
     else:
-        print("\n".join([*(f"warning: {w}" for w in warnings), "no problems"]))
+        print("no problems")
     return 2 if problems else 0
 
 
@@ -63,10 +58,16 @@ def found(loop: Path | None, fleet: Path | None) -> list[Problem]:
             raise Refused("nothing to check: give --loop FILE, --fleet FILE or both")
     except Wrong as e:
         return list(e.problems)
+    frozen = config.gates.holdout.table if config.gates.holdout else None
     return Document(text(loop), str(loop)).problems(
-        ((section, "script"), f"{script!r} is not there; expected a file beside loop.yaml, or no script")
-        for section, script in (("training", config.training.script), ("evaluation", config.evaluation.script))
-        if script and not (loop.parent / script).is_file()
+        (at, f"{name!r} is not there; expected a file beside loop.yaml, or that it is left out")
+        for at, name in (
+            (("training", "script"), config.training.script),
+            (("evaluation", "script"), config.evaluation.script),
+            (("gates", "examples"), config.gates.examples),
+            (("gates", "holdout", "table"), frozen),
+        )
+        if name and not (loop.parent / name).is_file()
     )
 
 

@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triggers.config import check, unheeded
+from triggers.config import check
 from triggers.errors import Misconfigured, NotFound
-from triggers.reading import Problem
 
 if TYPE_CHECKING:
     from cli.host.app import AppError, load
@@ -84,8 +83,6 @@ def _look_through(configs: Configs) -> None:
     for name in configs.loops():
         try:
             fleet = configs.fleet(name)
-            for path, what in unheeded(fleet):
-                log.warning("loop %s: %s", name, Problem("fleet.yaml", 0, path, what))
             problems = [str(p) for p in check(configs.loop(name), fleet)]
         except (Misconfigured, NotFound) as e:
             problems = str(e).splitlines()

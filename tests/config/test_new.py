@@ -299,19 +299,6 @@ def test_validate_says_problems_as_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(words) == 0
 
 
-def test_validate_warns_of_what_is_said_and_not_heeded_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = "executor: flux\n    link_kbps: 64\n    windows: [{cron: 0 2 * * *, duration: 3h}]"
-    fleet = tmp_path / "fleet.yaml"
-    fleet.write_text(f"sites:\n  - name: a\n  - name: b\n    {said}\n  - {{name: c, executor: azureml}}\n")
-    assert main(["validate", "--fleet", str(fleet)]) == 0
-    out = capsys.readouterr().out
-    assert "executor: not heeded" not in out
-    assert out.endswith("no problems\n")
-    assert main(["validate", "--fleet", str(fleet), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["problems"], [w["line"] for w in told["warnings"]]) == ([], [4])
-
-
 def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
     import tomllib
 

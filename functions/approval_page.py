@@ -191,9 +191,7 @@ def _evidence(found: Mapping[str, Any] | None) -> Html:
         if name:
             body.append(html('<tr><th scope="rowgroup" class="group" colspan="4">{}</th></tr>', name))
         body += [_row(row, reach) for row in rows]
-    rest = {
-        k: v for k, v in found.items() if k not in _SAID and v not in (None, "", {}, []) and _words(k) not in groups
-    }
+    rest = {k: v for k, v in found.items() if k not in shown and v not in (None, "", {}, [])}
     when_ = f"Rows from {_day(found.get('from'))} to {_day(found.get('to'))}, outside both training windows."
     return html(
         '{}<div class="scroll" tabindex="0" role="region" aria-label="Comparison"><table><thead><tr>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from html import escape
@@ -40,7 +41,22 @@ def _part(value: object) -> str:
         return value
     if isinstance(value, list | tuple):
         return "".join(_part(v) for v in value)
-    return escape("".join(map(_visible, str(value))))
+    text = str(value)
+    return escape(text if text.isascii() and text.isprintable() else "".join(map(_told_apart, _WORD.split(text))))
+
+
+_WORD = re.compile(r"([^\W\d_]+)")
+
+
+def _told_apart(word: str) -> str:
+    """A word whose letters are of several alphabets, as codes where they only look Latin.
+
+    >>> _told_apart("Москва"), _told_apart("\u0415WR")
+    ('Москва', '\\\\u0415WR')
+    """
+    latin = any("LATIN" in unicodedata.name(c, "") for c in word)
+    other = [c for c in word if unicodedata.name(c, "").startswith(("CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"))]
+    return "".join(f"\\u{ord(c):04x}" if latin and c in other else _visible(c) for c in word)
 
 
 def _visible(character: str) -> str:

@@ -309,6 +309,16 @@ def stage(made: tuple[Path, str, str, str], tmp_path: Path) -> Iterator[Stage]:
         yield stage
 
 
+@pytest.fixture(scope="module")
+def shared(made: tuple[Path, str, str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Another copy, for all tests of a module; Anna is signed in."""
+    folder = tmp_path_factory.mktemp("shared") / "state"
+    shutil.copytree(made[0], folder)
+    with Stage(folder) as stage:
+        stage.sign_in("anna")
+        yield stage
+
+
 @pytest.fixture
 def run(made: tuple[Path, str, str, str]) -> str:
     return made[1]

@@ -47,7 +47,7 @@ class _Network(msgspec.Struct):
 
 
 class Host:
-    """The sites of one process. Sites that serve flush and send in the background; players when they are advanced."""
+    """The sites of one process. Sites that serve report and send in the background; players when they are advanced."""
 
     def __init__(self, config: Config) -> None:
         self.sites: dict[str, Site] = {}
@@ -118,13 +118,13 @@ class Host:
             return 503, {"error": str(error)}
 
     def _keep_sending(self, site: Site) -> None:
-        """Flush every period and send what waits, as often as the ingest lets us; a problem is shown in the status."""
+        """Report every period and send what waits, as often as the ingest lets us; a problem is shown in the status."""
         flushed = time.monotonic()
         while not self._stopped.wait(_PAUSE):
             try:
                 if time.monotonic() - flushed >= site.config.flush:
                     flushed = time.monotonic()
-                    site.flush()
+                    site.report()
                 if site.buffer.backoff.due and site.buffer.waiting:
                     site.send()
             except (Refused, Unreachable, OSError, ValueError, sqlite3.Error) as error:

@@ -275,13 +275,21 @@ class Site:
             with self.state.change():
                 self.telemetry.tell(served.digest, None, Serving(), Labels(ids, at, truth), now, now)
 
-    def flush(self) -> None:
-        """Put what was served into the buffer, by candidate and period.
+    def report(self) -> None:
+        """As `flush`; where nothing was served and nothing waits, a batch without rows says what would be."""
+        if not self.flush() and self.served is not None and not self.buffer.waiting:
+            with self.state.change():
+                self.telemetry.alive(self.served.digest, int(time.time()))
+
+    def flush(self) -> int:
+        """Put what was served into the buffer, by candidate and period; how many rows.
 
         A request's rows and errors count in `serving`; its latency is the whole request's, once for each of its rows.
         """
-        while self._flush() == _FLUSH_ROWS:
-            pass
+        total = 0
+        while rows := self._flush():
+            total += rows
+        return total
 
     def _flush(self) -> int:
         """Some rows, in one write; how many."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from drift import envelope, windows
 from drift.performance import Predictions
@@ -58,6 +60,13 @@ class Telemetry:
             self._sketched(batch, rows, serving)
         if labels is not None:
             self._settled(labels, end)
+
+    def alive(self, candidate: str, at: int) -> None:
+        """A batch without rows: this candidate is served, and nothing was asked of it."""
+        nothing = np.empty(0)
+        columns: Any = {f.name: nothing if f.kind == "number" else [] for f in self._schema.features}
+        rows = Rows([], nothing.astype(np.int64), nothing, columns)
+        self._put(replace(self._batch(candidate, at, at), rows=rows))
 
     def _batch(self, candidate: str, start: int, end: int) -> Batch:
         config = self._config

@@ -189,6 +189,30 @@ def test_what_was_served_is_told_signed_and_once(settings: Any, registry: Any, i
             site.take_labels(wrong)
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_site_of_which_nothing_is_asked_tells_what_it_serves(
+    settings: Any, registry: Any, ingest: Any, make_model: Any, stays: bool
+) -> None:
+    digest = registry.publish(make_model())
+    with closing(Site(settings.site(stays=stays))) as site:
+        site.report()
+        site.deploy(digest)
+        for _ in range(2):
+            site.report()
+        assert site.send() == 1, "what waits says it already"
+        site.report()
+        assert site.send() == 1
+        site.score_rows([{"distance": 0.0, "carrier": "AA"}])
+        site.report()
+        site.send()
+    idle, again, _ = [envelope.decode(body, SCHEMA) for body in ingest.bodies]
+    assert [(len(b.rows), b.candidate, b.serving.requests) for b in (idle, again) if b.rows is not None] == [
+        (0, digest, 0)
+    ] * 2
+    assert idle.id != again.id
+    assert idle.refused == ()
+
+
 def test_a_site_whose_data_stays_sends_counts_and_not_a_row(
     settings: Any, registry: Any, ingest: Any, make_model: Any
 ) -> None:

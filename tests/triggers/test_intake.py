@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from drift import envelope, windows
 from drift.performance import Predictions
 from drift.reference import Reference
-from drift.telemetry import Batch, Labels, Serving
+from drift.telemetry import Batch, Labels, Rows, Serving
 from drift.windows import Window
 from tests.triggers.conftest import MEMORY
 from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_reference, put_candidate, some_rows
-from triggers import intake, quarantine
+from triggers import intake, quarantine, sites
 from triggers.config import parse_loop
 from triggers.errors import Misconfigured, Refused
 
@@ -192,6 +192,18 @@ def test_a_batch_with_its_own_labels_settles_them(world: World) -> None:
     world.send(world.payload(world.batch("a")))
     world.pump()
     assert list(world.counted("a").values()) == [(60, 60, 0)]
+
+
+def test_a_batch_without_rows_says_what_its_site_serves(world: World) -> None:
+    world.clock.advance(DAY)
+    rows, _ = some_rows("a", world.clock.now(), HALF, 1)
+    nothing = Rows([], rows.at[:0], rows.score[:0], {name: values[:0] for name, values in rows.columns.items()})
+    idle = world.batch("a", id="idle", rows=nothing, labels=None, serving=Serving())
+    done = intake.ingest(world.ports, [world.payload(idle)])
+    assert (done.accepted, done.rows, done.reasons) == (1, 0, [])
+    state = sites.state_of(world.ports, "line", "a")
+    assert (state.observed, state.observed_at) == (idle.candidate, world.clock.now())
+    assert world.counted("a") == {}
 
 
 # --- what is put aside

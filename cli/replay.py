@@ -452,18 +452,18 @@ class Replay:
             return False
         if self.options.answers == "ask":
             return self._wait_for_person(waiting[0])
-        for run in waiting:
-            self._answer_page(run)
-        return True
+        return any([self._answer_page(run) for run in waiting])
 
-    def _answer_page(self, run: Run) -> None:
+    def _answer_page(self, run: Run) -> bool:
+        """False where the page does not ask us."""
         page = self._browser()
         form = page.form(f"/api/approvals/{run.id}")
         if form is None:
-            return
+            return False
         passed = run.outcome == "passed"
         reason = "passed its gates" if passed else "not proven better"
         page.post(f"/api/approvals/{run.id}", {**form, "answer": "approve" if passed else "reject", "reason": reason})
+        return True
 
     def _browser(self) -> Page:
         return Page(self.url, self.local.people.login_link(self.url))

@@ -108,7 +108,8 @@ class Operator(Page):
     """Somebody whom App Service has signed in."""
 
     def _sign_in(self, login: str) -> None:
-        said = {"auth_typ": "aad", "claims": [{"typ": "preferred_username", "val": "operator"}]}
+        claims = ("preferred_username", "operator"), ("roles", "approve")
+        said = {"auth_typ": "aad", "claims": [{"typ": kind, "val": value} for kind, value in claims]}
         self.headers["X-MS-CLIENT-PRINCIPAL"] = base64.b64encode(json.dumps(said).encode()).decode()
 
 

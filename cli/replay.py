@@ -452,7 +452,7 @@ class Replay:
             return False
         if self.options.answers == "ask":
             return self._wait_for_person(waiting[0])
-        return any([self._answer_page(run) for run in waiting])
+        return any(self._answer_page(run) for run in waiting)
 
     def _answer_page(self, run: Run) -> bool:
         """False where the page does not ask us."""

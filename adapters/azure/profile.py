@@ -66,7 +66,7 @@ class Azure:
                 compute=lambda: settings.compute,
             ),
             executor=self._executor(configs, clock),
-            notifier=Everywhere(TeamsNotifier(settings), StoreNotifier(store, clock)),
+            notifier=Everywhere(TeamsNotifier(settings, store), StoreNotifier(store, clock)),
             signatures=signatures,
             people=EntraPeople(settings, lambda: self.keys.forms),
             clock=clock,

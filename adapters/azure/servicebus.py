@@ -23,12 +23,12 @@ TIMEOUT_S = 20.0
 """Of one attempt; without it, a handler whose peer says nothing is waited for without end."""
 
 
-def connect(settings: Settings, identity: Identity, timeout_s: float = TIMEOUT_S) -> Any:
+def connect(settings: Settings, identity: Identity, timeout_s: float = TIMEOUT_S, **options: Any) -> Any:
     """A ServiceBusClient: as the app's identity, or by a connection string where there is an emulator."""
     from azure.servicebus import ServiceBusClient
 
     again = {"retry_total": 2, "retry_backoff_factor": 0.2, "retry_backoff_max": 5.0}
-    patience: dict[str, Any] = {**again, "try_timeout": timeout_s}
+    patience: dict[str, Any] = {**again, "try_timeout": timeout_s, **options}
     if settings.service_bus:
         return ServiceBusClient.from_connection_string(settings.service_bus, **patience)
     return ServiceBusClient(settings.namespace, identity.credential, **patience)
@@ -52,9 +52,16 @@ class ServiceBusBus:
     """
 
     def __init__(
-        self, settings: Settings, identity: Identity, blobs: Blobs, clock: Clock, timeout_s: float = TIMEOUT_S
+        self,
+        settings: Settings,
+        identity: Identity,
+        blobs: Blobs,
+        clock: Clock,
+        timeout_s: float = TIMEOUT_S,
+        **options: Any,
     ) -> None:
-        self._settings, self._identity, self._timeout_s = settings, identity, timeout_s
+        """`options` go to ServiceBusClient: another address of the namespace, its certificate."""
+        self._settings, self._identity, self._timeout_s, self._options = settings, identity, timeout_s, options
         self._blobs, self._clock = blobs, clock
         self._lock = threading.Lock()
         self._client: Any = None
@@ -98,7 +105,7 @@ class ServiceBusBus:
     def _opened(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = connect(self._settings, self._identity, self._timeout_s)
+                self._client = connect(self._settings, self._identity, self._timeout_s, **self._options)
             return self._client
 
     def _drop(self, queue: str) -> None:

@@ -5,6 +5,7 @@ The URL is a secret: who has it may post. It is in no error and no log.
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import threading
@@ -14,8 +15,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from adapters.azure.settings import Settings
-from triggers.errors import Refused, Retry
-from triggers.ports import Notifier
+from triggers.errors import Misconfigured, Refused, Retry
+from triggers.ports import Notifier, Put, Store
+
+POSTED = "posted"
+"""The partition of the notes."""
 
 LARGEST = 28_000
 """Bytes of a message; Teams takes 28 KB."""
@@ -28,20 +32,29 @@ _WORDS = {"approval": "Approval", "progress": "Progress"}
 
 
 class TeamsNotifier:
-    """Port Notifier. A card is posted at least once; Workflows know no id to post it once by."""
+    """Port Notifier. What was posted is noted and not posted again: a card comes twice only where its answer, or the
+    note, is lost. Workflows know no id to tell by."""
 
-    def __init__(self, settings: Settings, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._settings, self._store = settings, store
         self._sleep = sleep
         self._posting = threading.Lock()
         self._free = 0.0
 
     def tell(self, card: Mapping[str, Any]) -> None:
-        """Nothing, where no URL is set. Raises Retry where Teams does not take it now, Refused where it never will."""
+        """Nothing, where no URL is set. Raises Retry where Teams does not take it now, Refused where it never will, and
+        Misconfigured where the workflow takes nothing of us."""
         url = self._settings.teams
         if not url:
             return
         body = message(card, self._settings.origin)
+        note = hashlib.sha256(json.dumps([card.get("id"), body.decode()]).encode()).hexdigest()
+        if self._store.get(POSTED, note):
+            return
+        self._post_patiently(url, body)
+        self._store.commit(POSTED, [Put(note, b"1", "*")])
+
+    def _post_patiently(self, url: str, body: bytes) -> None:
         with self._posting:
             end = time.monotonic() + _PATIENCE_S
             for attempt in range(_TRIES):
@@ -50,8 +63,10 @@ class TeamsNotifier:
                 self._free = time.monotonic() + _APART_S
                 if 200 <= status < 300:
                     return
+                if status in (401, 403, 404, 410):
+                    raise Misconfigured(f"Teams answers {status}: is TeamsWorkflowUrl still valid?", status=status)
                 if 400 <= status < 500 and status not in (408, 429):
-                    raise Refused(f"Teams refuses the card ({status}): is TeamsWorkflowUrl still valid?", status=status)
+                    raise Refused(f"Teams refuses the card ({status})", status=status)
                 pause = max(after, 2.0**attempt / 2)
                 if time.monotonic() + pause > end:
                     break

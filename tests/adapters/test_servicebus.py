@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -198,6 +199,25 @@ def test_the_peer_speaks_tls_to_who_has_a_token_that_it_knows(authority: Any) ->
         with pytest.raises(ServiceBusError):
             send("unknown")
         assert len(peer.queue("q").entries) == 1
+
+
+def test_the_app_sends_as_its_managed_identity(authority: Any, identity: Any, tmp_path: Path) -> None:
+    """Namespace, DefaultAzureCredential, TLS and claims-based security, as in a subscription."""
+    from tests.servers.servicebus import Peer
+
+    settings = Settings({**os.environ, "ServiceBus__fullyQualifiedNamespace": "name.servicebus.windows.net"})
+    blobs, certificate = FileBlobs(tmp_path / "blobs"), (str(authority.cert), str(authority.key))
+    with Peer({"telemetry": False}, certificate=certificate, tokens=identity.tokens).running() as peer:
+        there = {"custom_endpoint_address": f"sb://127.0.0.1:{peer.port}", "connection_verify": str(authority.ca)}
+        how = {**there, "transport_type": TransportType.Amqp}
+        bus = ServiceBusBus(settings, Identity(settings), blobs, SystemClock(), 5.0, **how)
+        try:
+            bus.send("telemetry", TWO)
+            assert [entry.message.id for entry in peer.queue("telemetry").entries.values()] == ["a", "b"]
+            assert identity.asked["https://servicebus.azure.net/"]
+            assert ("token", "jwt") in peer.log
+        finally:
+            bus.close()
 
 
 def test_what_comes_while_nobody_receives_was_never_delivered(peer: Peer) -> None:

@@ -17,9 +17,11 @@ import pytest
 
 from adapters.azure.settings import Settings
 from adapters.azure.teams import LARGEST, TeamsNotifier, adaptive, message
+from adapters.local.database import Database
+from adapters.local.store import SqliteStore
 from tests.functions.test_pages_browser import CHROMIUM, FLAGS
 from tools import setup
-from triggers.errors import Refused, Retry
+from triggers.errors import Misconfigured, Refused, Retry
 
 ORIGIN = "https://loop.example"
 APPROVAL = {
@@ -125,8 +127,8 @@ def slept() -> list[float]:
 
 
 @pytest.fixture
-def teams(workflow: Workflow, slept: list[float]) -> TeamsNotifier:
-    return TeamsNotifier(Told(workflow), slept.append)
+def teams(workflow: Workflow, slept: list[float], database: Database) -> TeamsNotifier:
+    return TeamsNotifier(Told(workflow), SqliteStore(database), slept.append)
 
 
 def test_a_card_is_posted(teams: TeamsNotifier, workflow: Workflow) -> None:
@@ -147,8 +149,8 @@ def test_what_passes_is_waited_for(
 
 
 def test_cards_are_posted_no_faster_than_they_are_taken(teams: TeamsNotifier, slept: list[float]) -> None:
-    for _ in range(4):
-        teams.tell(PROGRESS)
+    for wave in range(4):
+        teams.tell({**PROGRESS, "title": f"wave {wave}"})
     assert sum(0.2 < pause <= 0.3 for pause in slept) == 3
 
 
@@ -164,21 +166,31 @@ def test_what_does_not_pass_is_retried_by_the_queue(teams: TeamsNotifier, workfl
 
 def test_a_url_that_is_no_longer_valid_is_said_so_without_it(teams: TeamsNotifier, workflow: Workflow) -> None:
     workflow.answers = [(401, {})]
-    with pytest.raises(Refused, match=r"\(401\): is TeamsWorkflowUrl still valid") as caught:
+    with pytest.raises(Misconfigured, match="answers 401: is TeamsWorkflowUrl still valid") as caught:
         teams.tell(APPROVAL)
     assert SECRET not in str(caught.value)
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_retired_connector_is_refused_with_the_reason() -> None:
+def test_a_retired_connector_is_refused_with_the_reason(database: Database) -> None:
     settings = Settings({"TeamsWorkflowUrl": f"https://plant.webhook.office.com/webhookb2/1?{SECRET}"})
-    with pytest.raises(Refused, match="Office 365 connector: those are retired") as caught:
-        TeamsNotifier(settings).tell(APPROVAL)
+    with pytest.raises(Misconfigured, match="Office 365 connector: those are retired") as caught:
+        TeamsNotifier(settings, SqliteStore(database)).tell(APPROVAL)
     assert SECRET not in str(caught.value)
 
 
-def test_without_a_url_nothing_is_posted() -> None:
-    TeamsNotifier(Settings({})).tell(APPROVAL)
+def test_without_a_url_nothing_is_posted(database: Database) -> None:
+    TeamsNotifier(Settings({}), SqliteStore(database)).tell(APPROVAL)
+
+
+def test_what_was_posted_is_not_posted_again(teams: TeamsNotifier, workflow: Workflow) -> None:
+    workflow.answers = [(400, {})]
+    with pytest.raises(Refused, match=r"refuses the card \(400\)"):
+        teams.tell(PROGRESS)
+    for _ in range(3):
+        teams.tell(PROGRESS)
+    teams.tell({**PROGRESS, "id": "another"})
+    assert len(workflow.posts) == 3, "refused, posted, and another card of the same words"
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><body style="width:560px;font-family:sans-serif">

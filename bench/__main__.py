@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from bench import accuracy, alarms, check, extra, first, fold, growth, start, wire
+from bench import accuracy, alarms, check, extra, first, fold, growth, rollout, start, wire
 
 
 def _fold(full: bool) -> None:
@@ -112,6 +112,19 @@ def _delay(full: bool) -> None:
     print(f"  before the best of the others {better}, with it {even}, one window after {one}, later {worse}")
 
 
+def _rollout(full: bool) -> None:
+    found = rollout.speed()
+    print(
+        f"  plan 10,000 sites, {found['waves']:.0f} waves, {found['zones']:.0f} zones: {found['plan']:.2f} s (asked: 2)"
+    )
+    print(f"  simulate {found['days']:.0f} days of it: {found['simulate']:.1f} s (asked: 60)")
+    back = rollout.way_back()
+    print(f"  from a bad batch to the decision to roll back: {back['decision']:.2f} s of the clock (asked: 1),")
+    print(f"  the way back at {back['sites']:,.0f} sites after {back['requests']:.1f} s more (asked: 30)")
+    blast = rollout.blast(10_000 if full else 500)
+    print("  " + ", ".join(f"{value:,} {name}" for name, value in blast.items()) + " (asked: 0 violations)")
+
+
 BENCHES: dict[str, Callable[[bool], None]] = {
     "fold": _fold,
     "decode": _decode,
@@ -125,13 +138,14 @@ BENCHES: dict[str, Callable[[bool], None]] = {
     "estimate": _estimate,
     "alarms": _alarms,
     "delay": _delay,
+    "rollout": _rollout,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(BENCHES))
-    parser.add_argument("--full", action="store_true", help="the whole of alarms and delay: hours")
+    parser.add_argument("--full", action="store_true", help="the whole of alarms, delay and rollout: hours")
     said = parser.parse_args()
     if unknown := [n for n in said.names if n not in BENCHES]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")

@@ -168,6 +168,18 @@ def roll_back(req: func.HttpRequest) -> func.HttpResponse:
     return people.operate(req, _asking(req, "rollback"))
 
 
+@bp.route("runs/{run}/pause", methods=["POST"])
+def pause(req: func.HttpRequest) -> func.HttpResponse:
+    """Begin nothing new in a rollout."""
+    return people.operate(req, _asking(req, "pause"))
+
+
+@bp.route("runs/{run}/resume", methods=["POST"])
+def resume(req: func.HttpRequest) -> func.HttpResponse:
+    """Go on with a paused rollout."""
+    return people.operate(req, _asking(req, "resume"))
+
+
 def _asking(req: func.HttpRequest, what: str) -> Callable[[Ports, Person, people.Asked], dict[str, str]]:
     run = req.route_params["run"]
 

@@ -237,6 +237,8 @@ def paths() -> dict[str, Any]:
         "/api/runs/{run}/story": _view("What happened to a run, in sentences", "Story", _RUN),
         "/api/runs/{run}/cancel": _change("Stop a run", "run", _RUN),
         "/api/runs/{run}/rollback": _change("Take a run's sites back to their last known good", "run", _RUN),
+        "/api/runs/{run}/pause": _change("Begin nothing new in a rollout", "run", _RUN),
+        "/api/runs/{run}/resume": _change("Go on with a paused rollout", "run", _RUN),
         "/api/approvals/{run}": page,
         "/api/freeze": _change("Begin nothing new", "frozen"),
         "/api/unfreeze": _change("Go on where a freeze stopped", "unfrozen"),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from inspect import getdoc
 from itertools import pairwise
@@ -46,6 +46,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.0, "year": 365.0}
 
 
+@lru_cache(maxsize=1024)
 def duration(text: str) -> timedelta:
     """
     >>> duration("6h") + duration("1.5d")
@@ -479,8 +480,8 @@ class Rollout(Section, frozen=True, kw_only=True):
         of the first that fits it; default: the rings as they first appear in fleet.yaml
     wave_size: sites that are verified together, of a ring, or a share of the ring; default: as many as max_unavailable
     soak: a wave must have been well for so long before the next one
-    deadline: a site that was asked and has not shown itself well so long after its soak has failed, and an offline one
-        is no longer waited for
+    deadline: a site that was asked and has not shown itself well so long after its soak is deferred: it counts as
+        unavailable, and is not waited for
     max_unavailable: sites that may be down, updating or unknown at once, or their share of the rollout's sites
     max_concurrent: sites that may be updating at once; default: as many as max_unavailable
     install: how long a site takes to start a candidate that has arrived
@@ -645,6 +646,8 @@ class Site(Section, frozen=True, kw_only=True):
         on one machine every site is asked at its url
     resource_id: of the connected cluster in Azure
     subscription: that its endpoints count against
+    region: of Azure, where they count
+    certificate_expires: when the cluster's connection to Azure ends unless it is renewed; it is warned of
     data: may-leave, or stays: sketches and evidence only, trained and evaluated at the site
     keys: by which it signs its batches; none: unsigned batches are taken
     url: where the local executor reaches it
@@ -669,6 +672,8 @@ class Site(Section, frozen=True, kw_only=True):
     executor: Literal["local", "azureml", "flux", "iotedge"] = "local"
     resource_id: str = ""
     subscription: str = ""
+    region: str = ""
+    certificate_expires: datetime | None = None
     data: Literal["may-leave", "stays"] = "may-leave"
     keys: tuple[Key, ...] = ()
     url: str = ""
@@ -711,15 +716,38 @@ def endpoint_name(loop: str, site: Site) -> str:
     return f"{made[:25].rstrip('-')}-{sha256(f'{loop}/{site.name}'.encode()).hexdigest()[:6]}"
 
 
+class Quota(Section, frozen=True, kw_only=True):
+    """What Azure ML allows for the sites that are pushed to.
+
+    profile: the limits as they are (current), or as they were and in some places still are (older)
+    endpoints: online endpoints in a subscription and region that the fleet may use; default: all of the profile
+    deployments: deployments there
+    per_endpoint: deployments of an endpoint
+    cluster_endpoints: endpoints on a cluster
+    cluster_deployments: deployments on a cluster
+    subscriptions: where sites may go for which their own subscription has no room
+    """
+
+    profile: Literal["current", "older"] = "current"
+    endpoints: Positive | None = None
+    deployments: Positive | None = None
+    per_endpoint: Annotated[int, Meta(ge=2)] | None = None
+    cluster_endpoints: Positive | None = None
+    cluster_deployments: Positive | None = None
+    subscriptions: tuple[str, ...] = ()
+
+
 class Fleet(Section, frozen=True, kw_only=True):
     """fleet.yaml: the sites that serve a model.
 
     sites: in the order in which their rings are meant
     blackouts: when no site must be changed
+    quota: what Azure ML allows
     """
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
     blackouts: tuple[Blackout, ...] = ()
+    quota: Quota = Quota()
 
     def site(self, name: str) -> Site | None:
         return next((s for s in self.sites if s.name == name), None)

@@ -1014,13 +1014,18 @@ def _note_everywhere(ports: Ports, target: str, kind: str, text: str, by: str) -
         again(attempt)
 
 
-def ask(ports: Ports, run_id: str, what: type[on.Cancelled] | type[on.RollBackAsked], by: str, reason: str) -> None:
-    """A person cancels a run or wants the way back."""
+Asked = type[on.Cancelled] | type[on.RollBackAsked] | type[on.Paused] | type[on.Resumed]
+"""What a person may want of a run."""
+
+
+def ask(ports: Ports, run_id: str, what: Asked, by: str, reason: str) -> None:
+    """A person cancels a run, wants the way back, or has a rollout paused or resumed."""
     run = LoopUnit(ports.store, loop_of(run_id), ports.clock.now()).run(run_id)
     if run.phase.final:
         raise Refused(f"{run_id} has ended: {run.phase}", run=run_id)
     if (run.phase, what) not in lifecycle.RULES:
-        raise Refused(f"{run_id} is {run.phase}: nothing to take back", run=run_id)
+        wanted = {on.RollBackAsked: "take back", on.Paused: "pause", on.Resumed: "resume"}.get(what, "cancel")
+        raise Refused(f"{run_id} is {run.phase}: nothing to {wanted}", run=run_id)
     now = ports.clock.now()
     event = what(id=f"{what.__name__}/{run_id}/{now:%Y%m%dT%H%M%S.%f}", run=run_id, at=now, by=by, reason=reason)
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])

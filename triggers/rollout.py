@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -71,8 +72,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ring, here = self.waves[wave].ring, self.waves[wave].sites
         if any(w.ring == ring for w in self.waves[wave + 1 :]):
             return here
-        planned, order = {s for w in self.waves for s in w.sites}, rings(fleet, self.limits)
-        return here + tuple(s.name for s in fleet.sites if s.name not in planned and ring_of(s, order) == ring)
+        planned = {s for w in self.waves for s in w.sites}
+        joined = [s for s in fleet.sites if s.name not in planned]
+        order = rings(fleet, self.limits) if joined else ()
+        return here + tuple(s.name for s in joined if ring_of(s, order) == ring)
 
 
 def plan(fleet: Fleet, limits: Rollout, loop: str, candidate: str, sites: Collection[str] | None = None) -> Plan:
@@ -154,6 +157,7 @@ class Hold:
     ) -> None:
         self.fleet, self.size, self.frozen = fleet, size, frozen
         self._install = duration(limits.install)
+        self._known: dict[str, tuple[datetime, datetime | None]] = {}
 
     def needed(self, site: Site) -> timedelta:
         """How long a change is expected to take: the bytes over the link, and the start."""
@@ -163,7 +167,12 @@ class Hold:
         """When a change may begin that ends in the same window."""
         if not site.windows and not site.blackouts and not self.fleet.blackouts:
             return now
-        return windows.next_start(site, now, self.needed(site), self.fleet.blackouts)
+        asked, start = self._known.get(site.name, (now, now))
+        if asked < now and (start is None or start >= now):
+            return start  # what was found earlier, and still lies ahead
+        start = windows.next_start(site, now, self.needed(site), self.fleet.blackouts)
+        self._known[site.name] = (now, start)
+        return start
 
     def why(self, site: Site, now: datetime) -> str:
         """Why a change must not begin now; empty where it may."""
@@ -175,7 +184,7 @@ class Hold:
     def waits(self, site: Site, start: datetime | None) -> str:
         if start is None:
             return f"no window within a year is {in_words(self.needed(site))} long"
-        return f"its window opens at {start:%Y-%m-%d %H:%M} UTC"
+        return _opens(start)
 
     def turn(self, waiting: Iterable[Site], now: datetime, room: int, away: Collection[str] = ()) -> Turn:
         """Choose, in order, who is asked. Sites that are `away` are not counted on anyway, and take no room."""
@@ -196,6 +205,11 @@ class Hold:
             else:
                 held[site.name] = "as many sites as may be are unavailable"
         return Turn(tuple(asked), held, min(later, default=None))
+
+
+@lru_cache(maxsize=4096)
+def _opens(start: datetime) -> str:
+    return f"its window opens at {start:%Y-%m-%d %H:%M} UTC"
 
 
 def transfer(size: int, site: Site) -> timedelta:
@@ -355,12 +369,9 @@ def proven(health: Health, limits: Rollout, now: datetime) -> bool:
     return judge_site(health, msgspec.structs.replace(limits, soak="0s"), now).passed
 
 
-def silent(health: Health, limits: Rollout, now: datetime) -> str:
-    """Why a site that took a candidate has failed by saying nothing; empty where it has not."""
-    quiet = now - (health.last or health.since)
-    if quiet <= duration(limits.soak) + duration(limits.deadline):
-        return ""
-    return f"silent for {in_words(quiet)}"
+def late(asked: datetime, needed: timedelta, limits: Rollout, now: datetime) -> bool:
+    """Whether a site has had its time to show itself well: the change, the soak, the deadline."""
+    return now - asked > needed + duration(limits.soak) + duration(limits.deadline)
 
 
 def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int, int]:

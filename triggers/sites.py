@@ -80,7 +80,7 @@ def deploy_wave(ports: Ports, run: Run, wave: int) -> datetime:
     _list(ports, run, wave, joined)
     expected = rollout.forecast_wave(plan, wave, hold, ports.clock.now()).end
     ask_waiting(ports, run)
-    return expected + duration(plan.limits.deadline)
+    return expected + 2 * duration(plan.limits.deadline)  # a site has one of its own, from when it is asked
 
 
 def hold_of(ports: Ports, run: Run) -> rollout.Hold:
@@ -135,7 +135,7 @@ def ask_waiting(ports: Ports, run: Run) -> None:
             continue
         if site.name not in mine:
             waiting += [site] if row.status in ("waiting", "asked") else []
-        elif seen.status == "asked" or (returned(seen) and _spoke(seen)):
+        elif (seen.status == "asked" or (returned(seen) and _spoke(seen))) and not hold.why(site, now):
             again_.append(site.name)
     waiting.sort(key=lambda site: listed[site.name][0])
     room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
@@ -206,13 +206,13 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
 
 
 def carry_on(ports: Ports, run: Run) -> None:
-    """What a window, a freeze, a crash, a silent site or a changed fleet has left to be done for a run's sites."""
+    """What a window, a freeze, a crash, a late site or a changed fleet has left to be done for a run's sites."""
     if run.phase is Phase.ROLLING_BACK:
         roll_back(ports, run, run.wave, run.because)
     if run.phase in _OUT:
         _look_at_underway(ports, run)
         _drop_removed(ports, run)
-        _fail_silent(ports, run)
+        _defer_late(ports, run)
         ask_waiting(ports, run)
 
 
@@ -233,25 +233,32 @@ def _drop_removed(ports: Ports, run: Run) -> None:
     _mark(ports, run, gone, "removed", {row.site: "no longer of the fleet" for _, row in gone})
 
 
-def _fail_silent(ports: Ports, run: Run) -> None:
-    """A site that took the candidate and says nothing has failed."""
-    now, limits = ports.clock.now(), run.limits.rollout
+def _defer_late(ports: Ports, run: Run) -> None:
+    """A site that took the candidate and has not shown itself well in time is not waited for: silence is no proof."""
+    now, hold = ports.clock.now(), hold_of(ports, run)
     for _, row in rows(ports, run.id):
-        if row.status not in ("applied", "soaking"):
+        site = hold.fleet.site(row.site) if row.status in _TRYING else None
+        if site is None:
             continue
+        needed = hold.needed(site)
 
-        def attempt(site: str = row.site) -> SiteState | None:
-            unit = Unit(ports.store, site_partition(run.loop, site))
-            state = unit.need(SITE, SiteState)
-            why = rollout.silent(state.health, limits, now) if state.health else ""
-            if not why or state.run != run.id or state.status not in ("applied", "soaking"):
+        def attempt(name: str = row.site, needed: timedelta = needed) -> SiteState | None:
+            unit = Unit(ports.store, site_partition(run.loop, name))
+            state = unit.get(SITE, SiteState)
+            if state is None or state.run != run.id or state.status not in _TRYING or state.asked is None:
                 return None
-            unit.put(SITE, failed := replace(state, status="failed", reason=f"{site}: {why}"))
+            if not rollout.late(state.asked, needed, run.limits.rollout, now):
+                return None
+            why = f"not well within {run.limits.rollout.deadline}: {state.reason or 'silent'}"
+            unit.put(SITE, deferred := replace(state, status="deferred", reason=why))
             unit.commit()
-            return failed
+            return deferred
 
-        if failed := again(attempt):
-            follow_up(ports, run.loop, row.site, failed)
+        if deferred := again(attempt):
+            follow_up(ports, run.loop, row.site, deferred)
+
+
+_TRYING: tuple[rollout.SiteStatus, ...] = ("underway", "applied", "soaking")
 
 
 def take_in(ports: Ports, loop: str, champion: str, run: Run | None, scoped: Collection[str]) -> None:

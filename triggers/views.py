@@ -534,6 +534,8 @@ def _next(run: Run) -> str:
     if run.phase is Phase.ROLLING_OUT:
         wave = run.waves[run.wave]
         ring = f"wave {run.wave + 1} of {len(run.waves)} ({wave.ring}, {wave.sites} site{'s' * (wave.sites != 1)})"
+        if run.paused:
+            return f"a person to resume it, or to roll it back; paused by {run.paused.by}: {run.paused.reason}"
         return f"{ring} to verify by its own telemetry"
     return waits.get(run.phase, "")
 
@@ -560,15 +562,22 @@ def run(ports: Ports, run_id: str) -> RunDetail:
         evidence=evidence(ports, found.evidence),
         lineage=lineage(ports, found.candidate),
         reports=reports(ports, found),
-        may=[what for what, event in ASKED.items() if _may(found.phase, event)],
+        may=[what for what, event in ASKED.items() if _may(found, event)],
     )
 
 
-ASKED: dict[str, type[on.Cancelled] | type[on.RollBackAsked]] = {"cancel": on.Cancelled, "rollback": on.RollBackAsked}
+ASKED: dict[str, loop.Asked] = {
+    "cancel": on.Cancelled,
+    "rollback": on.RollBackAsked,
+    "pause": on.Paused,
+    "resume": on.Resumed,
+}
 
 
-def _may(phase: Phase, event: type[on.Event]) -> bool:
-    rule = lifecycle.RULES.get((phase, event))
+def _may(run: Run, event: type[on.Event]) -> bool:
+    if event in (on.Paused, on.Resumed) and (run.paused is None) is (event is on.Resumed):
+        return False
+    rule = lifecycle.RULES.get((run.phase, event))
     return rule is not None and bool(rule.leads_to)
 
 

@@ -8,8 +8,8 @@ which it would have come had the clocks not been changed yet (02:30, skipped by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache, lru_cache
 from math import inf
 from typing import Any
 
@@ -55,7 +55,7 @@ def spans(site: Site, at: float, denied: Sequence[Blackout] = (), enough: float 
     """
     until = at + HORIZON.total_seconds()
     closed = sorted((b.start.timestamp(), b.end.timestamp()) for b in (*site.blackouts, *denied))
-    for start, end in _opened(site, at, until, enough) if site.windows else [(at, inf)]:
+    for start, end in _opened(site.windows, site.timezone, at, until, enough) if site.windows else [(at, inf)]:
         for no, again in closed:
             if no >= end:
                 break
@@ -67,11 +67,12 @@ def spans(site: Site, at: float, denied: Sequence[Blackout] = (), enough: float 
             yield start, end
 
 
-def _opened(site: Site, at: float, until: float, enough: float) -> Iterator[Span]:
+def _opened(windows: tuple[Window, ...], timezone: str, at: float, until: float, enough: float) -> Iterator[Span]:
     """Windows alone, those that touch joined."""
     begin, end = -inf, -inf
-    for chunk in range(int(at // _CHUNK) - 1, int(until // _CHUNK) + 1):  # no window is open for longer than a chunk
-        for opens, closes in _chunk(site.windows, site.timezone, chunk):
+    longest = max(duration(w.duration).total_seconds() for w in windows)  # no longer than a chunk
+    for chunk in range(int((at - longest) // _CHUNK), int(until // _CHUNK) + 1):
+        for opens, closes in _chunk(windows, timezone, chunk):
             if closes <= at:
                 continue
             if opens > end:
@@ -88,14 +89,12 @@ def _opened(site: Site, at: float, until: float, enough: float) -> Iterator[Span
 @lru_cache(maxsize=8192)
 def _chunk(windows: tuple[Window, ...], timezone: str, chunk: int) -> tuple[Span, ...]:
     """The windows that open within 28 days, joined."""
-    from zoneinfo import ZoneInfo
-
-    zone, low, high = ZoneInfo(timezone), chunk * _CHUNK, (chunk + 1) * _CHUNK
+    zone, low, high = _zone(timezone), chunk * _CHUNK, (chunk + 1) * _CHUNK
     found = []
     for window in windows:
         seconds = duration(window.duration).total_seconds()
-        for local in _times(window, _naive(low) - _DAY, _naive(high) + _DAY):
-            opens = local.replace(tzinfo=zone, fold=0).timestamp()
+        for local in _times(window.cron, window.rrule, chunk):
+            opens = local.replace(tzinfo=zone).timestamp()  # fold=0: the first of two, and a skipped one as if not
             if low <= opens < high:
                 found.append((opens, opens + seconds))
     joined: list[Span] = []
@@ -107,24 +106,35 @@ def _chunk(windows: tuple[Window, ...], timezone: str, chunk: int) -> tuple[Span
     return tuple(joined)
 
 
+@cache
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
+
+
 def _naive(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 
-def _times(window: Window, low: datetime, high: datetime) -> Iterator[datetime]:
-    """The local times at which a window opens, those in [low, high) among them."""
-    if window.rrule:
-        yield from rule(window.rrule).between(low, high, inc=True)
-        return
+@lru_cache(maxsize=1024)
+def _times(cron: str, rrule: str, chunk: int) -> tuple[datetime, ...]:
+    """The local times at which a window opens, those within a chunk in any zone among them."""
+    low, high = _naive(chunk * _CHUNK) - _DAY, _naive((chunk + 1) * _CHUNK) + _DAY
+    if rrule:
+        return tuple(rule(rrule).between(low, high, inc=True))
     from cronsim import CronSim
 
-    cron = CronSim(window.cron, low)
-    day = low.replace(hour=0, minute=0, second=0)
-    while day < high:
-        if day.month in cron.months and cron.match_day(day.date()):
-            for hour in sorted(cron.hours):
-                yield from (day.replace(hour=hour, minute=minute) for minute in sorted(cron.minutes))
-        day += _DAY
+    fields = CronSim(cron, low)
+    hours, minutes = sorted(fields.hours), sorted(fields.minutes)
+    days = (low + n * _DAY for n in range((high - low).days))
+    return tuple(
+        day.replace(hour=hour, minute=minute)
+        for day in days
+        if day.month in fields.months and fields.match_day(day.date())
+        for hour in hours
+        for minute in minutes
+    )
 
 
 @lru_cache(maxsize=1024)

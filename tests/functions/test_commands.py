@@ -137,3 +137,19 @@ def test_a_trail_that_was_tampered_with_is_found_out(stage: Any, run: str, told:
     told("audit", "verify", *where)
     assert "was anchored and is not there" in told("audit", "verify", "--head", head, *where, status=1)
     assert "expected a number and a hash" in told("audit", "verify", "--head", "x", *where, status=2)
+
+
+def test_a_target_is_frozen_and_goes_on(where: list[str], stage: Any, told: Callable[..., str]) -> None:
+    for target in ("flights/JFK", "flights", "all"):
+        assert told("freeze", target, "--reason", "inventory", *where) == f"{target} is frozen\n"
+        assert told("unfreeze", target, "--reason", "it is over", *where) == f"{target} goes on\n"
+    assert "no loop or site 'elsewhere'" in told("freeze", "elsewhere", "--reason", "x", *where, status=2)
+
+
+def test_what_does_not_roll_out_is_not_paused_or_taken_back(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    said = told("rollout", "pause", run, "--reason", "inventory", *where, status=2)
+    assert f"{run} is awaiting-approval: nothing to pause" in said
+    assert "nothing to resume" in told("rollout", "resume", run, "--reason", "it is over", *where, status=2)
+    assert "nothing to take back" in told("rollout", "rollback", run, "--reason", "x", *where, status=2)

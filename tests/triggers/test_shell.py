@@ -289,9 +289,15 @@ def test_a_site_that_says_nothing_in_time_is_no_success(world: World) -> None:
         world.clock.advance(DAY / 2)
         loop.sweep(world.ports, "line")
         world.pump()
+    assert (world.state("a").status, world.state("a").reason) == ("deferred", "not well within 2d: silent")
+    assert world.runs[-1].because == "wave 1: 0 verified, 1 deferred, 0 pending; nobody has verified it"
+    for _ in range(8):
+        world.clock.advance(DAY / 2)
+        loop.sweep(world.ports, "line")
+        world.pump()
     run = world.runs[-1]
-    assert run.phase is Phase.ROLLING_BACK
-    assert run.because == "wave 1: 1 failed, 0 tolerated (a: silent for 3 d)"
+    assert run.phase is Phase.ROLLED_BACK
+    assert "nobody has verified it), and nobody went on with it; " in run.because
     assert world.plants["a"].serves == first
     world.half_day()
     assert world.runs[-1].phase is Phase.ROLLED_BACK

@@ -16,7 +16,9 @@ import msgspec
 
 from drift import telemetry
 from edge import signing
+from edge.bundle import ORCHESTRATE
 from edge.errors import BadCandidate
+from edge.smoke import SMOKE
 
 MODEL = "model.onnx"
 REFERENCE = "reference.bin"
@@ -151,8 +153,10 @@ def read(manifest: bytes) -> Manifest:
         found = msgspec.json.decode(manifest, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadCandidate(f"cannot be read: {error}", MANIFEST) from error
-    if MODEL not in found.files:
-        raise BadCandidate(f"names no {MODEL}", MANIFEST)
+    if MODEL not in found.files and ORCHESTRATE not in found.files:
+        raise BadCandidate(f"names no {MODEL} and no {ORCHESTRATE}", MANIFEST)
+    if ORCHESTRATE in found.files and SMOKE not in found.files:
+        raise BadCandidate(f"is a bundle without {SMOKE}", MANIFEST)
     if len(found.files) > MAX_FILES:
         raise BadCandidate(f"names {len(found.files)} files, at most {MAX_FILES}", MANIFEST)
     for name, file in found.files.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from drift.telemetry import Schema
 from edge import safety
+from edge.bundle import ORCHESTRATE, Chain
+from edge.candidate import MODEL
 from edge.errors import BadCandidate
 
 _TYPES = {"number": "tensor(float)", "category": "tensor(string)"}
@@ -26,9 +29,20 @@ class Scorer:
     """An open model. Raises BadCandidate where its bytes do not keep the convention for `schema`."""
 
     def __init__(self, model: bytes, schema: Schema) -> None:
-        safety.check(model)
+        self._setup(_open(model), schema)
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], schema: Schema) -> Scorer:
+        """That of a candidate's files: its model, or its models as one."""
+        if ORCHESTRATE not in files:
+            return cls(files[MODEL], schema)
+        made = cls.__new__(cls)
+        made._setup(Chain(files[ORCHESTRATE], files, schema.names, _open), schema)
+        return made
+
+    def _setup(self, session: Any, schema: Schema) -> None:
         self._schema = schema
-        self._session, self._errors = _open(model)
+        self._session, self._errors = session, _errors()
         self._inputs = self._checked_inputs()
         self._check_output()
         self._smoke()
@@ -107,21 +121,26 @@ class Scorer:
             raise BadCandidate("gives no score for a row of missing values, nor for one of zeros", "model.onnx")
 
 
-def _open(model: bytes) -> tuple[Any, tuple[type[Exception], ...]]:
-    import onnxruntime as ort
+@cache
+def _errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    errors = tuple(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception))
-    errors += (RuntimeError, ValueError)
+    found = tuple(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception))
+    return (*found, RuntimeError, ValueError)
+
+
+def _open(model: bytes) -> Any:
+    import onnxruntime as ort
+
+    safety.check(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except errors as error:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _errors() as error:
         raise BadCandidate(f"cannot be opened: {str(error)[:200]}", "model.onnx") from error
-    return session, errors
 
 
 def _numbers(values: Any) -> NDArray[np.float32]:

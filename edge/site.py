@@ -22,12 +22,13 @@ from drift.telemetry import Feature, Labels, Rows, Schema, Serving
 from edge import candidate as candidates
 from edge import keys, signing
 from edge.buffer import Buffer, Faults
-from edge.candidate import MANIFEST, MODEL, REFERENCE, SIGNATURE
+from edge.candidate import MANIFEST, REFERENCE, SIGNATURE
 from edge.config import SiteConfig
 from edge.errors import BadCandidate, NotReady, Refused, Unreachable
 from edge.link import Answer
 from edge.scorer import Scorer
 from edge.services import registry, sender
+from edge.smoke import SMOKE, try_out
 from edge.state import State, settle, write_file
 from edge.telemetry import Telemetry
 
@@ -160,7 +161,10 @@ class Site:
         files = candidates.verify(data, signature, self._public, lambda sha256: _file(self._layer(sha256)))
         if self.config.stays and REFERENCE not in files:
             raise BadCandidate(f"holds no {REFERENCE}, without which no sketches can be made", MANIFEST)
-        return Served(digest, Scorer(files[MODEL], manifest.telemetry()))
+        scorer = Scorer.of(files, manifest.telemetry())
+        if SMOKE in files:
+            try_out(files[SMOKE], lambda rows: scorer.score(_columns(rows, manifest.telemetry())[0]))
+        return Served(digest, scorer)
 
     def _wake(self) -> None:
         for name in ("candidate", "previous"):

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.telemetry import Feature, Schema
+from edge.bundle import ORCHESTRATE
+from edge.candidate import MODEL
 from edge.scorer import Scorer
 from jobs.table import Table
 
@@ -136,10 +138,15 @@ def _needed(nodes: Sequence[Any], output: str) -> list[Any]:
 
 
 class Model:
-    """A candidate's `model.onnx` as a site would open it. Raises BadCandidate where a site would refuse it."""
+    """A candidate's `model.onnx`, or the bundle in whose folder it would be, as a site would open it.
+
+    Raises BadCandidate where a site would refuse it.
+    """
 
     def __init__(self, path: Path, schema: Schema) -> None:
-        self._scorer = Scorer(path.read_bytes(), schema)
+        bundle = (path.parent / ORCHESTRATE).exists()
+        files = {p.name: p.read_bytes() for p in path.parent.iterdir() if p.is_file()} if bundle else {}
+        self._scorer = Scorer.of(files or {MODEL: path.read_bytes()}, schema)
         self._features = schema.features
 
     def score(self, table: Table) -> NDArray[np.float64]:

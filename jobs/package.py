@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
+from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from drift.reference import Reference
+from drift.telemetry import Schema
 from edge import candidate
+from edge.bundle import ORCHESTRATE
 from edge.candidate import Lineage, Manifest
 from edge.errors import BadCandidate
+from edge.smoke import SMOKE, Sample
 from jobs.model import Model
 from jobs.table import Table
 from triggers.config import Loop, duration
@@ -70,8 +76,35 @@ def package(
         window_seconds=int(duration(loop.telemetry.window).total_seconds()),
     )
     (folder / candidate.REFERENCE).write_bytes(reference.to_bytes())
+    if (folder / ORCHESTRATE).exists() and not (folder / SMOKE).exists():
+        (folder / SMOKE).write_bytes(_sample(schema, table, Model(folder / candidate.MODEL, schema)))
     manifest = candidate.build(folder, loop=loop.loop, schema=schema, lineage=lineage, created=created)
     return candidate.publish(folder, manifest, candidate.sign(manifest, key) if key else None, blobs.put)
+
+
+def _sample(schema: Schema, table: Table, model: Model) -> bytes:
+    """Rows that nobody lived (in each, every feature has the same quantile of its own), and their scores."""
+    shares = np.linspace(0.05, 0.95, 8)
+    columns: dict[str, NDArray[np.object_ | np.float64]] = {}
+    for f in schema.features:
+        values = table.columns[f.name]
+        if f.kind == "number":
+            known = values[np.isfinite(values)]
+            columns[f.name] = np.quantile(known, shares) if len(known) else np.full(len(shares), np.nan)
+        else:
+            often = [name for name, _ in Counter(v for v in values if v).most_common(len(shares))] or [""]
+            columns[f.name] = np.array([often[i % len(often)] for i in range(len(shares))], dtype=object)
+    n = len(shares)
+    none = np.full(n, np.nan)
+    ids = np.array([str(i) for i in range(n)], dtype=object)
+    scores = model.score(Table(ids, np.zeros(n, np.int64), ids, none, none, columns))
+    rows = [{name: _plain(column[i]) for name, column in columns.items()} for i in range(n)]
+    return msgspec.json.encode(Sample(rows, [_plain(s) for s in scores]))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: NaN is null."""
+    return value if isinstance(value, str) else None if np.isnan(value) else float(value)
 
 
 def _held_out(path: Path, table: Table) -> NDArray[np.float64] | None:

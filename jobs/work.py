@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.candidate import MODEL, Lineage, Manifest
+from edge.bundle import ORCHESTRATE
+from edge.candidate import Lineage, Manifest
 from jobs import behaviour, extra, provenance, specs, trials
 from jobs import table as tables
 from jobs.assemble import Assembled, assemble, joined
@@ -66,7 +67,7 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     else:
         _say(f"training on {len(labelled):,} labelled rows of {len(rows):,}")
         _run(script or "jobs.train", "--data", data, "--loop", told, "--out", out)
-        if not (out / "model.onnx").is_file():
+        if not any((out / name).is_file() for name in ("model.onnx", ORCHESTRATE)):
             raise JobFailed(f"{_named(script, 'jobs.train')} ended well, but left no model.onnx in its --out folder")
         start = spec.start or datetime.fromtimestamp(int(rows.at[0]), UTC)
         lineage = Lineage(
@@ -169,7 +170,7 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
             "examples": examples.judged(canned["challenger"]),
             "trials": tried,
             "latency_ms": {name: tried["challenger"].get(f"{name}_ms") for name in ("p50", "p95")},
-            "bytes": manifests["challenger"].files[MODEL].bytes,
+            "bytes": sum(f.bytes for n, f in manifests["challenger"].files.items() if n.endswith(".onnx")),
             "new_bytes": _new(manifests["challenger"], manifests["champion"]),
             "rows_per_hour": everything.busiest(3600),
             "schema": extra.differs(manifests["challenger"], loop),

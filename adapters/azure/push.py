@@ -18,6 +18,7 @@ from adapters.azure import staging
 from adapters.azure.errors import named
 from adapters.azure.program import Addresses, connected, site_of, told
 from adapters.azure.workspace import Workspace
+from edge.smoke import SMOKE
 from triggers.compute import instance_type
 from triggers.config import Loop, Site, endpoint_name
 from triggers.errors import NotFound, Refused, Retry
@@ -29,7 +30,6 @@ SCRIPT = "edge/azureml.py"
 TIMEOUT_S = 10.0
 PROBE = {"initialDelay": "PT10S", "period": "PT10S", "timeout": "PT5S", "failureThreshold": 30, "successThreshold": 1}
 CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
-SMOKE = "smoke.json"
 _KEPT = ("location", "tags", "identity", "kind", "sku")
 _PROPERTIES = ("authMode", "compute", "description", "traffic", "properties", "publicNetworkAccess")
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from bench import accuracy, alarms, check, extra, first, fold, growth, rollout, start, wire
+from bench import accuracy, alarms, check, extra, first, fold, growth, layers, rollout, start, wire
 
 
 def _fold(full: bool) -> None:
@@ -125,6 +125,11 @@ def _rollout(full: bool) -> None:
     print("  " + ", ".join(f"{value:,} {name}" for name, value in blast.items()) + " (asked: 0 violations)")
 
 
+def _layers(full: bool) -> None:
+    for name, moved in layers.run().items():
+        print(f"  {name:36s} {moved:>13,} bytes")
+
+
 BENCHES: dict[str, Callable[[bool], None]] = {
     "fold": _fold,
     "decode": _decode,
@@ -132,6 +137,7 @@ BENCHES: dict[str, Callable[[bool], None]] = {
     "versus": _versus,
     "first": _first,
     "start": _start,
+    "layers": _layers,
     "growth": _growth,
     "bytes": _bytes,
     "distances": _distances,

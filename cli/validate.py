@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from triggers import sites
 from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop
 from triggers.errors import Refused
 from triggers.reading import Document, Problem, Wrong
@@ -96,7 +97,9 @@ def write_schemas(folder: Path) -> None:
 def schemas() -> dict[str, str]:
     """The published JSON Schemas by file name."""
     kinds: dict[str, type[Loop] | type[Fleet]] = {"loop.schema.json": Loop, "fleet.schema.json": Fleet}
-    return {name: json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n" for name, kind in kinds.items()}
+    made = {name: json_schema(kind) for name, kind in kinds.items()}
+    made["deployment.schema.json"] = sites.event_schema()
+    return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in made.items()}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def opened(folder: Path, public: bytes | None) -> Scorer:
         found = candidate.signed(manifest, (folder / candidate.SIGNATURE).read_bytes(), public)
     named = {file.sha256: name for name, file in found.files.items()}
     files = candidate.contents(found, lambda sha256: (folder / named[sha256]).read_bytes())
-    return Scorer(files[candidate.MODEL], found.telemetry())
+    return Scorer.of(files, found.telemetry())
 
 
 def tried(scorer: Scorer, rows: Path) -> tuple[NDArray[np.float64], dict[str, Any]]:

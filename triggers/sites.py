@@ -345,6 +345,33 @@ def cloud_event(what: str, change: Change, at: datetime, suffix: str = "", **mor
     }
 
 
+TOLD = ("requested", "started", "succeeded", "failed", "deferred", "rolledback")
+"""What is told of a change at a site: asked for, begun, verified by the site's telemetry, failed, put off until the
+site is back, back to what was before."""
+
+
+def event_schema() -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of these events."""
+    change = msgspec.json.schema(Change)["$defs"]["Change"]
+    given = {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "description": "the same when it is told again"},
+        "source": {"type": "string", "pattern": "^/driftloop/"},
+        "type": {"enum": [f"driftloop.deployment.{what}" for what in TOLD]},
+        "subject": {"type": "string", "description": "the site"},
+        "time": {"type": "string", "format": "date-time"},
+        "datacontenttype": {"const": "application/json"},
+        "data": change,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "deployment events of driftloop",
+        "type": "object",
+        "properties": given,
+        "required": list(given),
+    }
+
+
 def deploy(ports: Ports, change: Change) -> None:
     """Perform one request at one site: intent first, then the call, then what came of it.
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from drift.telemetry import Serving
 from tests.adapters.fields import FIELDS, NAMES, Field, fleet
 from tests.triggers.world import World, a_reference, put_candidate
-from triggers import loop
+from triggers import loop, sites
 from triggers.ports import Change
 
 pytestmark = pytest.mark.wire
+EVENT = Draft202012Validator(sites.event_schema())
 
 
 class Fleet(World):
@@ -60,13 +62,16 @@ class Fleet(World):
 
     def told(self) -> list[tuple[str, str]]:
         """What was said of deployments: site and what."""
-        return [(str(h.event["subject"]), str(h.event["type"]).rpartition(".")[2]) for h in self.topic.pending("all")]
+        events = [h.event for h in self.topic.pending("all")]
+        for event in events:
+            EVENT.validate(event)
+        return [(str(event["subject"]), str(event["type"]).rpartition(".")[2]) for event in events]
 
 
 @pytest.fixture(params=["azureml", "flux"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     world = Fleet(tmp_path, fleet=fleet(request.param))
-    kinds = ("started", "succeeded", "failed", "deferred", "rolledback")
+    kinds = [kind for kind in sites.TOLD if kind != "requested"]
     world.topic.subscribe("all", [f"driftloop.deployment.{kind}" for kind in kinds])
     with ExitStack() as stack:
         field = stack.enter_context(FIELDS[request.param](tmp_path, world.blobs, world.configs, world.clock))

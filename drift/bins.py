@@ -259,7 +259,7 @@ class _Ruler:
 
 
 _ONE = np.float64(1.0).view(np.int64)
-_CELLS = 32
+_CELLS = 64
 """For each bin, at least."""
 
 _ENOUGH = 0.05

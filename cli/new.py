@@ -226,6 +226,7 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
     yield ""
     yield "approval:"
     yield "  approvers: [operator]  # who may approve, by the name they sign in with; on one machine that is operator"
+    yield "  self_approval: true  # also what they asked for themselves; false where several people may approve"
     if len(shape.sites) > 1:
         yield ""
         yield "rollout:"

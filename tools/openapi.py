@@ -102,11 +102,11 @@ def _number(name: str, default: int, least: int, most: int) -> dict[str, Any]:
 
 def _change(summary: str, key: str, *parameters: Any) -> dict[str, Any]:
     made = {"type": "object", "required": [key], "properties": {key: {"type": "string"}}}
-    token = {"name": "X-CSRF-Token", "in": "header", "required": True, "schema": {"type": "string"}}
+    token = {"name": "X-CSRF-Token", "in": "header", "schema": {"type": "string"}, "description": "With a session"}
     return {
         "post": {
             "summary": summary,
-            "security": [{"session": []}],
+            "security": [{"session": []}, {"token": []}],
             "parameters": [*parameters, token],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Asked")}}},
             "responses": {"202": _json("Under way", made), **_problems(*OPERATING)},
@@ -165,7 +165,7 @@ def _approvals() -> dict[str, Any]:
         ),
         "post": {
             "summary": "One person's answer, bound to what their page showed; the person is the one who is signed in",
-            "security": [{"session": []}],
+            "security": [{"session": []}, {"token": []}],
             "parameters": [_RUN],
             "requestBody": {
                 "required": True,
@@ -266,7 +266,10 @@ def document() -> dict[str, Any]:
         "paths": found,
         "components": {
             "schemas": {"Problem": PROBLEM, **schemas},
-            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "driftloop_session"}},
+            "securitySchemes": {
+                "session": {"type": "apiKey", "in": "cookie", "name": "driftloop_session"},
+                "token": {"type": "http", "scheme": "bearer", "description": "On Azure, where TokenAudience is set"},
+            },
         },
     }
 

@@ -24,6 +24,11 @@ param operateRoles string = 'operate'
 @secure()
 @description('A Teams workflow that posts cards; empty: only the dashboard shows them.')
 param teamsWorkflowUrl string = ''
+@description('The Git repository from which Flux brings candidates to sites; empty: none does. Without a token the deploying app pushes as its identity, as Azure DevOps takes it.')
+param gitUrl string = ''
+param gitBranch string = 'main'
+@secure()
+param gitToken string = ''
 @description('Where people reach the control app, if not at its own name.')
 param publicUrl string = ''
 @description('Resource ids of what is there already and is to be used; empty: made. A workspace that is there comes with its storage account.')
@@ -154,6 +159,7 @@ module vault 'modules/vault.bicep' = if (empty(vaultId)) {
     logsId: insights.outputs.logsId
     closed: closed
     teamsWorkflowUrl: teamsWorkflowUrl
+    gitToken: gitToken
   }
 }
 
@@ -194,6 +200,9 @@ module ml 'modules/ml.bicep' = if (empty(workspaceId)) {
 var usedSnapshotsId = empty(workspaceId) ? ml.outputs.storageId : workspaceStorageId
 var usedWorkspaceId = empty(workspaceId) ? ml.outputs.id : workspaceId
 
+// Who has a secret to read.
+var readers = concat(empty(teamsWorkflowUrl) ? [] : ['control', 'all'], empty(gitToken) ? [] : ['deploy', 'all'])
+
 module identities 'modules/identity.bicep' = [for role in roles: {
   name: 'identity-${role}'
   scope: group
@@ -213,7 +222,8 @@ module grants 'modules/grants.bicep' = [for (role, i) in roles: {
     storageName: storage.outputs.name
     busName: bus.outputs.name
     topicName: topic.outputs.name
-    vaultId: empty(teamsWorkflowUrl) ? '' : usedVaultId
+    readsSecrets: contains(readers, role)
+    vaultId: usedVaultId
     logsId: insights.outputs.logsId
     insightsId: insights.outputs.id
   }
@@ -328,6 +338,15 @@ var settingsOfState = {
   AzureMLWorkspace: usedWorkspaceId
 }
 var queueSettings = toObject(names.queues, queue => queue.setting, queue => queue.name)
+var settingsOfSites = union({
+  AzureMLDatastore: names.datastore
+  SiteIngest: 'https://func-${name}-${roles[0]}.azurewebsites.net/api/telemetry'
+}, empty(gitUrl) ? {} : {
+  GitUrl: gitUrl
+  GitBranch: gitBranch
+}, empty(gitToken) ? {} : {
+  GitToken: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=git-token)'
+})
 var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
   KeyContainer: names.containers.keys
   AzureMLCompute: empty(workspaceId) ? ml.outputs.computeName : computeName
@@ -349,11 +368,11 @@ var settingsOf = {
     TelemetryQueue: queueSettings.TelemetryQueue
   }
   control: settingsOfControl
-  deploy: union(settingsOfState, {
+  deploy: union(settingsOfState, settingsOfSites, {
     RunsQueue: queueSettings.RunsQueue
     DeploymentsQueue: queueSettings.DeploymentsQueue
   })
-  all: settingsOfControl
+  all: union(settingsOfControl, settingsOfSites)
 }
 
 module functions 'modules/app.bicep' = [for (role, i) in roles: {

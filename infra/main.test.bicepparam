@@ -6,3 +6,5 @@ param location = readEnvironmentVariable('AZURE_LOCATION', 'westeurope')
 param addresses = '10.41'
 param signInClientId = readEnvironmentVariable('SIGN_IN_CLIENT_ID', '')
 param teamsWorkflowUrl = readEnvironmentVariable('TEAMS_WORKFLOW_URL', '')
+param gitUrl = readEnvironmentVariable('GIT_URL', '')
+param gitToken = readEnvironmentVariable('GIT_TOKEN', '')

@@ -25,7 +25,6 @@ from adapters.local.clock import SystemClock
 from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
-from edge import signing
 from triggers.ports import Clock, Configs, Ports
 
 AZURE_DEVOPS = "499b84ac-1321-427f-aa17-267ca6975798/.default"
@@ -44,7 +43,7 @@ class Azure:
         self.identity = Identity(settings)
         self.blobs = BlobStore(settings, self.identity, lambda: settings.container)
         self.files = BlobStore(settings, self.identity, lambda: settings.config)
-        self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys))
+        self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys), self.blobs)
         self.workspace = Workspace(lambda: settings.workspace, self.identity)
         store = TableStore(settings, self.identity)
         configs, signatures, clock = BlobConfigs(self.files), Ed25519(), SystemClock()
@@ -82,7 +81,7 @@ class Azure:
             return Addresses(ingest=settings.ingest, registry=settings.registry)
 
         def public_key() -> bytes:
-            return signing.public(self.keys.registry).encode()
+            return self.keys.public.encode()
 
         def login() -> tuple[str, str]:
             return "driftloop", settings.git_token or self.identity.credential.get_token(AZURE_DEVOPS).token

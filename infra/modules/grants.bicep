@@ -6,6 +6,7 @@ param storageName string
 param busName string
 param topicName string
 param vaultId string
+param readsSecrets bool
 param logsId string
 param insightsId string
 
@@ -40,8 +41,8 @@ var queueGrants = concat(
   deploys ? [{ queue: 'deployments', right: busReceiver }] : []
 )
 
-// Only what is too large for a queue, only what no handler would take: paths that a role may write, where not all.
-var onlyPaths = role == 'ingest' ? ['claims/*'] : ['claims/*', 'quarantine/*']
+// Paths that a role may write, where not all: what is too large for a queue, what no handler would take, models.
+var onlyPaths = role == 'ingest' ? ['claims/*'] : ['claims/*', 'quarantine/*', 'models/*']
 var onlyWhen = join(map(onlyPaths, path => '@Resource[Microsoft.Storage/storageAccounts/blobServices/containers/blobs:path] StringLike \'${path}\''), ' OR ')
 var writesAndDeletes = '!(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write\'}) AND !(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/add/action\'}) AND !(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete\'}) AND !(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/move/action\'})'
 var readsToo = role == 'ingest' ? ' AND !(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read\'})' : ''
@@ -166,7 +167,7 @@ resource mayPublish 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (c
   }
 }
 
-module mayReadSecrets 'grant.bicep' = if (controls && !empty(vaultId)) {
+module mayReadSecrets 'grant.bicep' = if (readsSecrets) {
   name: 'secrets-${role}'
   scope: resourceGroup(split(vaultId, '/')[2], split(vaultId, '/')[4])
   params: {

@@ -1,4 +1,4 @@
-// Secrets of people's making: the Teams workflow's URL. The app's own keys are blobs that it makes itself.
+// Secrets of people's making: the Teams workflow's URL, a token for Git. The app's own keys are blobs that it makes itself.
 
 param name string
 param location string
@@ -7,6 +7,8 @@ param logsId string
 param closed bool
 @secure()
 param teamsWorkflowUrl string
+@secure()
+param gitToken string
 
 resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
   name: 'kv-${name}'
@@ -35,6 +37,15 @@ resource teams 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(teams
   properties: {
     contentType: 'text/uri'
     value: teamsWorkflowUrl
+  }
+}
+
+resource git 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(gitToken)) {
+  parent: vault
+  name: 'git-token'
+  properties: {
+    contentType: 'text/plain'
+    value: gitToken
   }
 }
 

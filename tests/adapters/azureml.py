@@ -26,11 +26,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trustme
 
 from adapters.azure.settings import WorkspaceId
+from tests.infra.calls import unknown
 from triggers.ports import Blobs
 
 SUBSCRIPTION, GROUP, NAME = "00000000-0000-0000-0000-000000000001", "plant", "ml"
@@ -85,6 +86,9 @@ class Run:
 
 class AzureMl:
     """Starts when it is made; `close` ends it and every process that it started."""
+
+    called: ClassVar[list[tuple[str, str]]] = []
+    """Of all of them, as they were closed."""
 
     def __init__(
         self,
@@ -175,6 +179,8 @@ class AzureMl:
         for server in (self._arm, self._storage):
             server.shutdown()
             server.server_close()
+        AzureMl.called += self.requests
+        assert unknown(self.requests) == set(), "no role of infra/roles allows them: infra/calls.json"
 
     def wait(self, timeout_s: float = 30.0) -> bool:
         """Until every job has ended."""

@@ -76,9 +76,10 @@ def test_a_loop_that_is_not_there_is_not_found(azure: Azure, name: str) -> None:
 
 def test_of_processes_that_make_a_key_at_once_one_wins(azure: Azure) -> None:
     with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(lambda _: Keys(azure.keys._blobs).registry, range(8)))
+        made = list(threads.map(lambda _: Keys(azure.keys._blobs, azure.blobs).registry, range(8)))
     assert len(set(made)) == 1
     assert signing.verify(signing.sign("m", {"a": "0" * 64}, made[0]), azure.keys.public) == {"a": "0" * 64}
+    assert azure.blobs.get("registry.pub").decode() == azure.keys.public  # for who may not read the other half
     assert azure.ports.people.check("form", azure.ports.people.sign("form"))
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from adapters.local.blobs import FileBlobs
+from tests.adapters.azureml import AzureMl
 from tests.adapters.fields import FIELDS, Field, fleet
+from tests.infra.calls import uncalled
 from tests.triggers.world import LOOP, Configs, put_candidate
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.ports import Change
@@ -66,6 +68,13 @@ class Sites:
                 return steps
             steps.append(underway.step)
         raise AssertionError(f"no end: {steps}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calls_that_the_role_is_made_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = len(AzureMl.called)
+    yield
+    assert uncalled(request, "driftloop deployer", AzureMl.called[before:]) == set(), "infra/calls.json"
 
 
 @pytest.fixture(params=[pytest.param(k, marks=[] if k == "local" else pytest.mark.wire) for k in FIELDS])

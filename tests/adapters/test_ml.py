@@ -21,6 +21,7 @@ from adapters.signatures import Ed25519
 from drift.envelope import iso
 from edge import candidate, keys, signing
 from tests.adapters.azureml import IMAGE, WORKSPACE_ID, AzureMl
+from tests.infra.calls import uncalled
 from tests.jobs.conftest import DAY, START, Home, by_hand, pumps
 from triggers.errors import Refused, Retry
 from triggers.ports import Job, JobStatus
@@ -93,6 +94,13 @@ class Plant:
 
     def body(self, name: str) -> Any:
         return self.server.runs[quoted(name)].body
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calls_that_the_role_is_made_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = len(AzureMl.called)
+    yield
+    assert uncalled(request, "driftloop trainer", AzureMl.called[before:]) == set(), "infra/calls.json"
 
 
 @pytest.fixture

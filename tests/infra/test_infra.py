@@ -37,7 +37,7 @@ def made() -> Mapping[str, tuple[list[Resource], dict[str, Any]]]:
         template, given = bicep.parameters(INFRA / f"main.{name}.bicepparam")
         given |= {"teamsWorkflowUrl": "https://example.com/workflow", "publicUrl": "https://loop.example.com"}
         given |= {"signInClientId": "11111111-2222-3333-4444-555555555555", "uploadsId": UPLOADS}
-        given |= {"clusterIds": [CLUSTER]}
+        given |= {"clusterIds": [CLUSTER], "gitUrl": "https://git.example.com/fleet", "gitToken": "token"}
         found[name] = template.run(given)
     return found
 
@@ -233,7 +233,7 @@ PLATFORM = {
 
 ADAPTERS = {
     "ingest": {"servicebus", "blobs", "identity"},
-    "deploy": {"servicebus", "blobs", "identity", "tables", "configs", "eventgrid", "workspace"},
+    "deploy": {"servicebus", "blobs", "identity", "tables", "configs", "eventgrid", "workspace", "sites"},
 }
 """Of the adapters, those whose ports a role's functions use; an app that controls uses them all."""
 
@@ -241,6 +241,7 @@ PORTS = {
     "configs": {"config"},
     "blobs": {"blobs", "container"},
     "workspace": {"workspace"},
+    "sites": {"site_ingest", "datastore", "git", "git_branch", "git_token"},
 }
 """What adapters/azure/profile.py hands to an adapter, which does not read the settings itself."""
 
@@ -260,11 +261,13 @@ def read_by(role: str) -> set[str]:
     """Names of the settings that a role's functions and adapters read."""
     told = {s.name: s for s in table_of_settings()}
     if role in ("control", "all"):
-        return {*told, *host.SETTINGS}
+        others = {"SiteIngest", "GitUrl", "GitBranch", "GitToken"}  # what brings candidates to sites
+        return {*told, *host.SETTINGS} - (others if role == "control" else set())
     found = set()
     for module in ADAPTERS[role]:
-        text = (ROOT / "adapters" / "azure" / f"{module}.py").read_text()
-        used = set(re.findall(r"(?:settings|\bs)\.(\w+)", text)) | PORTS.get(module, set())
+        path = ROOT / "adapters" / "azure" / f"{module}.py"
+        used = set(re.findall(r"(?:settings|\bs)\.(\w+)", path.read_text())) if path.exists() else set()
+        used |= PORTS.get(module, set())
         found |= {s.name for k, s in attributes().items() if k in used}
     general = {"DRIFTLOOP_PROFILE", "DRIFTLOOP_ROLE"} | {k for k in host.SETTINGS if k.startswith("APPLICATION")}
     return found | general | named_by_triggers(role)
@@ -301,7 +304,8 @@ def test_an_app_is_told_what_its_code_needs_and_nothing_that_it_does_not_read(
 def test_every_setting_that_the_code_reads_can_be_said_by_the_templates(made: Any) -> None:
     told = set(settings_of(made["dev"][0], "all"))
     assert {*(s.name for s in table_of_settings()), *host.SETTINGS} - told == LEFT
-    assert set(settings_of(made["test"][0], "control")) == told
+    split = [set(settings_of(made["test"][0], role)) for role in ROLES["test"]]
+    assert set.union(*split) == told
 
 
 @pytest.mark.parametrize(("environment", "role"), EACH)
@@ -349,9 +353,13 @@ RIGHTS: dict[str, set[tuple[str, str]]] = {
         *(("workspace", "driftloop trainer"), ("snapshots", "writes blobs")),
     },
     "deploy": {
-        *((STATE, "writes blobs: claims/*, quarantine/*"), (CONFIG, "reads blobs"), ("table", "writes entities")),
+        *(
+            (STATE, "writes blobs: claims/*, quarantine/*, models/*"),
+            (CONFIG, "reads blobs"),
+            ("table", "writes entities"),
+        ),
         *(("topic", "publishes"), ("workspace", "driftloop deployer"), ("cluster", "driftloop deployer")),
-        ("snapshots", "writes blobs"),
+        *(("snapshots", "writes blobs"), ("vault", "reads secrets")),
     },
 }
 """What the adapters of each role do, beside queues, which are read from its triggers and from what it sends."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.local.blobs import FileBlobs
 from tests.adapters.azureml import AzureMl
-from tests.adapters.fields import FIELDS, Field, fleet
+from tests.adapters.fields import FIELDS, Field, cluster, fleet
 from tests.infra.calls import uncalled
 from tests.triggers.world import LOOP, Configs, put_candidate
+from triggers.config import Fleet, Window
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.ports import Change
 
@@ -163,3 +165,19 @@ def test_a_site_of_no_fleet_and_a_way_back_to_nothing_are_refused(sites: Sites) 
         sites.field.executor.apply(sites.change(sites.new, site="nowhere"))
     with pytest.raises(Refused):
         sites.field.executor.apply(sites.change("", back=True))
+
+
+@pytest.mark.wire
+def test_flux_is_suspended_outside_of_the_changes_of_a_site_that_has_windows(tmp_path: Path) -> None:
+    window = Window(cron="* * * * *", duration=timedelta(hours=1))
+    windowed = Fleet(sites=tuple(replace(site, windows=(window,)) for site in fleet("flux").sites))
+    blobs, clock = FileBlobs(tmp_path / "blobs"), Time()
+    with FIELDS["flux"](tmp_path, blobs, Configs(LOOP, windowed), clock) as field:
+        sites = Sites(field, clock, "flux")
+        path = f"{cluster('a')}/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/driftloop"
+        of_a = field.more[1].resources[path]["properties"]
+        for run, name in enumerate(("one", "two")):
+            digest = put_candidate(blobs, b"reference", name)
+            blobs.put(f"candidates/{digest}/manifest.sig", b"signature")
+            sites.carry_on(sites.change(digest, run=run))
+            assert (field.serves("a"), of_a["suspend"]) == (digest, True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -1054,10 +1054,40 @@ def sweep(ports: Ports, loop_name: str) -> None:
             _resume_answer(ports, run)
     _cancel_frozen(ports, loop_name)
     _converge(ports, loop_name)
+    _warn_of_certificates(ports, loop_name)
     waiting = [codec.decode(r.value, WaitingModel) for r in ports.store.scan(loop_name, "waiting/")]
     if waiting:
         oldest = min(waiting, key=lambda model: model.at)
         registered(ports, loop_name, oldest.model, oldest.by, oldest.trained, oldest.authors)
+
+
+_NOTICE = timedelta(days=14)
+"""How long before the end of a cluster's certificate it is warned of; Azure lets it be renewed for 90 days."""
+
+
+def _warn_of_certificates(ports: Ports, loop_name: str) -> None:
+    """A cluster whose certificate has ended must be connected anew: somebody is told in time, once."""
+    now = ports.clock.now()
+    for site in ports.configs.fleet(loop_name).sites:
+        end = site.certificate_expires
+        if end is None or end - now > _NOTICE:
+            continue
+        key = f"warned/certificate/{site.name}/{end:%Y-%m-%d}"
+        if ports.store.get(loop_name, key):
+            continue
+        ports.notifier.tell(
+            {
+                "id": f"{loop_name}/{key}",
+                "kind": "certificate",
+                "loop": loop_name,
+                "title": f"{loop_name}: the certificate of {site.name} {'ends' if end > now else 'has ended'}",
+                "text": f"on {end:%Y-%m-%d}: a cluster that is offline until then has to be connected to Azure anew",
+                "facts": {"site": site.name, "cluster": site.resource_id},
+                "link": "/api/ui/",
+            }
+        )
+        with suppress(Conflict):
+            ports.store.commit(loop_name, [Put(key, b"1")])
 
 
 def _converge(ports: Ports, loop_name: str) -> None:

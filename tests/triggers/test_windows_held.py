@@ -198,3 +198,16 @@ def test_a_site_that_joins_between_rollouts_gets_the_champion(worlds: Worlds) ->
     world.days(2)
     assert world.plants["new"].serves == second
     assert (world.state("new").status, world.state("new").last_good) == ("verified", second)
+
+
+def test_a_certificate_that_will_end_is_warned_of_once(worlds: Worlds) -> None:
+    ends = START + 16 * DAY
+    world = worlds(Fleet(sites=(Site(name="a", certificate_expires=ends), Site(name="b"))))
+    world.days(1.5)
+    assert not [c for c in world.board.cards.values() if c["kind"] == "certificate"]
+    world.days(1)
+    [card] = [c for c in world.board.cards.values() if c["kind"] == "certificate"]
+    assert card["title"] == "line: the certificate of a ends"
+    world.board.cards.clear()
+    world.days(2)
+    assert not [c for c in world.board.cards.values() if c["kind"] == "certificate"]

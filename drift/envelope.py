@@ -717,8 +717,8 @@ def _labels(table: _Table, schema: Schema) -> tuple[Labels, tuple[Refusal, ...]]
 
 def _ids(table: _Table) -> Sequence[str]:
     ids: Sequence[str] = table.columns["id"]
-    distinct = set(ids)
-    if "" in distinct or max(map(len, ids), default=0) > MAX_TEXT:
+    distinct, lengths = set(ids), {1, *map(len, ids)}
+    if min(lengths) < 1 or max(lengths) > MAX_TEXT:
         wrong = [i for i, name in enumerate(ids) if not 1 <= len(name) <= MAX_TEXT]
         table.refuse(wrong, "id", f"expected 1 to {MAX_TEXT} characters")
     if len(distinct) < table.n:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from functions import people
 from triggers import loop
 from triggers.codec import encode
-from triggers.ports import Put
+from triggers.ports import Person, Put
 
 
 def _refused(stage: Any, run: str) -> None:
@@ -325,3 +326,51 @@ retrain: {minimum_rows: 100}
 gates: {minimum_rows: 100}
 approval: {approvers: [anna]}
 """
+
+
+def test_who_brings_a_token_of_their_own_needs_no_form(stage: Any, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = stage.asked(run)
+    shown = {"candidate": request.candidate, "evidence": request.evidence, "plan": request.plan}
+    said = json.dumps({**shown, "answer": "approve"}).encode()
+    for token, status in ((False, 403), (True, 200)):
+        anna = Person("anna", frozenset({"approve"}), token=token)
+        monkeypatch.setattr(people, "identify", lambda req, anna=anna: anna)
+        assert stage.ask("POST", f"/api/approvals/{run}", said, {"Content-Type": "application/json"}).status == status
+    assert stage.asked(run).by == "anna"
+
+
+def test_two_people_and_a_freeze_are_said_on_the_page(stage: Any, run: str) -> None:
+    path = stage.state / "config" / "flights" / "loop.yaml"
+    path.write_text(path.read_text().replace("[anna, ben]", "[anna, ben, cem], needed: 2"))
+    stage.sign_in("ben")
+    page = stage.get(f"/api/approvals/{run}").text
+    assert "nothing begins before 1 person more has approved; then" in page
+    assert stage.answer(run, {**stage.form(run), "answer": "approve"}).status == 303
+    loop.freeze(stage.ports, "flights", "zoe", "stocktaking")
+    page = stage.get(f"/api/approvals/{run}").text
+    for words in ("2 people have to approve. So far: ben (", "flights frozen by zoe: stocktaking", "ben has approved"):
+        assert words in page
+    assert 'value="approve"' not in page
+    assert 'value="changes"' in page
+
+
+def test_what_is_sent_back_says_why(stage: Any, run: str) -> None:
+    stage.sign_in("anna")
+    assert stage.answer(run, {**stage.form(run), "answer": "changes"}).status == 422
+    assert stage.answer(run, {**stage.form(run), "answer": "changes", "reason": "nights too"}).status == 303
+    stage.host.pump()
+    assert "Sent back for changes by anna" in stage.get(f"/api/approvals/{run}").text
+    assert loop.runs(stage.ports, "flights")[0].because == "sent back for changes by anna: nights too"
+
+
+def test_whatever_the_evaluation_has_compared_is_in_the_table(stage: Any, run: str) -> None:
+    stage.sign_in("anna")
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", stage.get(f"/api/approvals/{run}").text))
+    for shown in (
+        "Of 7 parts, it is surely better in 4, surely worse in 1 (dep hour below 6)",
+        "groups carrier AA 600 rows",
+        "-0.0300 -0.0500 to -0.0100",
+        "churn 0.083",
+        "trials challenger: cpu (ms): 0.8",
+    ):
+        assert shown in words, shown

@@ -52,11 +52,14 @@ class PushExecutor:
         addresses: Callable[[], Addresses],
         public_key: Callable[[], bytes],
         datastore: Callable[[], str],
+        state: str = "/var/tmp/driftloop",  # noqa: S108  the pod's own
         **options: Any,
     ) -> None:
-        """`datastore`: the workspace's name for the container of `blobs`. `options` go to the transport of scoring."""
+        """`datastore`: the workspace's name for the container of `blobs`; `state`: a folder in the pod. `options` go to
+        the transport of scoring."""
         self._workspace, self._blobs, self._configs, self._clock = workspace, blobs, configs, clock
         self._addresses, self._public, self._datastore, self._options = addresses, public_key, datastore, options
+        self._state = state
 
     def apply(self, change: Change, proven: bool = False) -> Underway | None:
         """Refused: no quota, no room, a deployment that has failed, or one that does not answer as it should."""
@@ -139,7 +142,7 @@ class PushExecutor:
             "location": self._location,
             "tags": {"driftloop.site": site.name},
             "identity": {"type": "SystemAssigned"},
-            "properties": {"authMode": "Key", "compute": compute, "traffic": {}},
+            "properties": {"authMode": "Key", "compute": compute, "traffic": {}, "properties": {}},
         }
 
     def _new_deployment(self, loop: Loop, site: Site, change: Change) -> dict[str, Any]:
@@ -149,7 +152,7 @@ class PushExecutor:
             wanted = " and ".join(filter(None, (needs.cpu and f"{needs.cpu} CPU", needs.memory)))
             raise Refused(f"no instance type of the cluster has {wanted}", site=site.name)
         limits = {k: v for k, v in (("cpu", needs.cpu), ("memory", needs.memory)) if v}
-        state = f"/var/tmp/driftloop/{change.candidate[:12]}"  # noqa: S108  the pod's own
+        state = f"{self._state}/{change.candidate[:12]}"
         edge = told(loop, site, self._addresses(), state=state)
         return {
             "location": self._location,

@@ -80,7 +80,7 @@ class _Arm:
 
 
 @contextmanager
-def push(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator[Field]:
+def push(folder: Path, blobs: Blobs, configs: Configs, clock: Clock, public: bytes = b"PUBLIC") -> Iterator[Field]:
     online = dict.fromkeys(NAMES, True)
     arm = _Arm(folder / "azure", blobs, online)
     server = arm.server
@@ -92,8 +92,9 @@ def push(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator
         configs,
         clock,
         addresses=lambda: ADDRESSES,
-        public_key=lambda: b"PUBLIC",
+        public_key=lambda: public,
         datastore=lambda: server.datastore,
+        state=str(folder / "state"),
         **transport,
     )
     refuses: dict[str, set[str]] = {name: set() for name in NAMES}

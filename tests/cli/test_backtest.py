@@ -49,9 +49,41 @@ bootstrap: {{ until: 2013-02-10T00:00:00Z }}
 telemetry: {{ settle: 30h }}
 drift: {{ minimum_rows: 30, quality: {{ missing: 0.5 }} }}
 retrain: {{ confirm: 2, cooldown: {cooldown}, minimum_rows: 1000 }}
-training: {{ window: 30d, holdout: 5d, settings: {{ iterations: 8 }} }}
+training: {{ window: 30d, holdout: 5d{script} }}
 gates: {{ minimum_rows: 200, confidence: 0.8 }}
 """
+
+
+TRAIN = """
+import argparse, pathlib
+import numpy as np
+import pyarrow.parquet as pq
+from onnx import TensorProto, helper
+
+asked = argparse.ArgumentParser()
+for name in ("--data", "--loop", "--out"):
+    asked.add_argument(name)
+told = asked.parse_args()
+rows = pq.read_table(told.data)
+x, y = (rows[name].to_numpy(zero_copy_only=False).astype(float) for name in ("noise", "label"))
+slope = float(np.polyfit(x[~np.isnan(y)], y[~np.isnan(y)], 1)[0])
+values = {"middle": x.mean(), "slope": slope * 4}
+graph = helper.make_graph(
+    [
+        helper.make_node("Sub", ["noise", "middle"], ["centred"]),
+        helper.make_node("Mul", ["centred", "slope"], ["scaled"]),
+        helper.make_node("Sigmoid", ["scaled"], ["score"]),
+    ],
+    "line",
+    [helper.make_tensor_value_info("noise", TensorProto.FLOAT, [None, 1])],
+    [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+    [helper.make_tensor(name, TensorProto.FLOAT, [1], [value]) for name, value in values.items()],
+)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+pathlib.Path(told.out).mkdir(exist_ok=True)
+pathlib.Path(told.out, "model.onnx").write_bytes(model.SerializeToString())
+"""
+"""A line through one feature: scikit-learn would take longer to be imported than all the rest."""
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +122,11 @@ def backtest(tmp_path: Path, capsys: pytest.CaptureFixture[str], table: dict[str
             del columns["score"]
         pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
         (tmp_path / "loop.yaml").write_text(
-            LOOP.format(prediction="prediction: score" if served else "", cooldown=cooldown)
+            LOOP.format(
+                prediction="prediction: score" if served else "", cooldown=cooldown, script=", script: train.py"
+            )
         )
+        (tmp_path / "train.py").write_text(TRAIN)
         files = ["--loop", str(tmp_path / "loop.yaml"), "--data", str(tmp_path / "rows.parquet")]
         status = main(["backtest", *files, *options])
         out, err = capsys.readouterr()
@@ -200,4 +235,4 @@ def test_no_score_anywhere_is_refused_with_the_field(backtest: Any, table: dict[
 )
 def test_a_sweep_that_cannot_be_is_refused_with_what_is_expected(words: str, says: str) -> None:
     with pytest.raises(Refused, match=says):
-        sweep(parse_loop(LOOP.format(prediction="", cooldown="14d"), "loop.yaml"), [words])
+        sweep(parse_loop(LOOP.format(prediction="", cooldown="14d", script=""), "loop.yaml"), [words])

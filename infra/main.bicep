@@ -56,8 +56,8 @@ param alwaysReady int = 0
 param alertEmails array = []
 @description('Of a month, in the currency of the subscription; 0: none.')
 param budget int = 0
-@description('First day of a month.')
-param budgetStart string = '2026-01-01'
+@description('First day of the month in which the budget is first deployed.')
+param budgetStart string = '2026-11-01'
 
 var tags = {
   application: 'driftloop'

@@ -15,4 +15,5 @@ param alwaysReady = 1
 param maxNodes = 4
 param alertEmails = [readEnvironmentVariable('ALERT_EMAIL', 'operator@example.com')]
 param budget = 1000
-param budgetStart = '2026-01-01'
+// The first day of the month in which it is first deployed; a budget's beginning cannot be changed afterwards.
+param budgetStart = readEnvironmentVariable('BUDGET_START', '2026-11-01')

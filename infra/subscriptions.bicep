@@ -68,7 +68,8 @@ module heard 'modules/system-topic.bicep' = [for s in systems: {
     source: s.id
     topicType: s.type
     begins: s.begins
-    subscriptions: map(filter(names.subscriptions, n => n.source == s.source), n => { function: n.function, types: n.types, app: single ? apps.all : apps[n.role] })
+    heardAs: s.source
+    apps: apps
     retry: retry
     deadLetters: deadLetters
     storageId: storageId

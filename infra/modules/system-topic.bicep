@@ -5,11 +5,15 @@ param location string
 param source string
 param topicType string
 param begins string
-param subscriptions array
+@description('As names.json calls the source.')
+param heardAs string
+param apps object
 param retry object
 param deadLetters object
 param storageId string
 
+var single = contains(apps, 'all')
+var subscriptions = filter(loadJsonContent('../names.json').subscriptions, s => s.source == heardAs)
 var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 
 resource topic 'Microsoft.EventGrid/systemTopics@2022-06-15' = {
@@ -49,7 +53,7 @@ resource told 'Microsoft.EventGrid/systemTopics/eventSubscriptions@2022-06-15' =
     destination: {
       endpointType: 'AzureFunction'
       properties: {
-        resourceId: '${s.app}/functions/${s.function}'
+        resourceId: '${single ? apps.all : apps[s.role]}/functions/${s.function}'
         maxEventsPerBatch: 1
       }
     }

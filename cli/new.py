@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from cli import scaffold
 from cli.guess import Guess, Role, Taken, guess, look, read
 from drift.telemetry import LEAST_PERIODS
 from triggers.config import Bootstrap, Loop, parse, parse_loop
@@ -91,19 +92,27 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="rows, CSV or Parquet")
     for role in ROLES:
         parser.add_argument(f"--{role}", metavar="COLUMN", help=f"the {role}'s column (default: guessed)")
+    parser.add_argument(
+        "--azure",
+        choices=("cloud", "edge"),
+        help="also a script and an environment for Azure ML, gates and rollout spelt out",
+    )
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument("--json", action="store_true", help="print what was guessed as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write NAME/loop.yaml and NAME/fleet.yaml, and show what was guessed and why."""
-    folder = Path(args.name)
-    files = [folder / "loop.yaml", folder / "fleet.yaml"]
+    folder, beside = Path(args.name), scaffold.files() if args.azure else {}
+    files = [folder / name for name in ("loop.yaml", "fleet.yaml", *beside)]
     if (there := [f for f in files if f.exists()]) and not args.force:
         raise Refused(f"{there[0]} is there already; --force writes over it")
     made, said, loop, fleet = begin(folder.name, args.data, {role: getattr(args, role) for role in ROLES})
+    if args.azure:
+        loop, fleet = scaffold.loop(loop, args.azure), scaffold.fleet(fleet, args.azure)
+        parse(loop, fleet, str(files[0]), str(files[1]))
     folder.mkdir(parents=True, exist_ok=True)
-    for file, text in zip(files, (loop, fleet), strict=True):
+    for file, text in zip(files, (loop, fleet, *beside.values()), strict=True):
         file.write_text(text, "utf-8")
     if args.json:
         about = {"name": folder.name, "task": made.task, "files": [str(f) for f in files], "said": said}
@@ -311,6 +320,6 @@ def _show(made: Guess, files: Sequence[Path], data: Path, said: Sequence[str]) -
     for line in said:
         console.print(line, style="bold", markup=False, highlight=False)
     console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
-    loop, fleet, state = (*files, files[0].parent / "state")
+    loop, fleet, state = (*files[:2], files[0].parent / "state")
     words = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]
     console.print("  " + escape(shlex.join(map(str, words))), highlight=False, soft_wrap=True)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from pyarrow import csv, parquet
 
-from cli import guess, tables
+from cli import guess, scaffold, tables
 from cli.main import main
 from drift.telemetry import LEAST_PERIODS
 from triggers.config import duration, parse
@@ -306,3 +307,37 @@ def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None
         main(["--version"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert capsys.readouterr().out == f"driftloop {project['version']}\n"
+
+
+@pytest.mark.parametrize("place", ["cloud", "edge"])
+def test_for_azure_there_is_a_script_an_environment_and_everything_is_said(
+    new: Any, tmp_path: Path, place: str
+) -> None:
+    new(a_table(), "--azure", place)
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == {*scaffold.files(), "loop.yaml", "fleet.yaml"}
+    assert main(["validate", "--loop", "mine/loop.yaml", "--fleet", "mine/fleet.yaml"]) == 0
+    text, sites = (tmp_path / "mine" / name for name in ("loop.yaml", "fleet.yaml"))
+    loop, _ = parse(text.read_text(), sites.read_text())
+    assert (loop.training.script, loop.training.environment) == ("train.py", "environment.yaml")
+    assert loop.training.compute == {"cloud": "cloud", "edge": "auto"}[place]
+    assert "dependencies" in yaml.safe_load((tmp_path / "mine" / "environment.yaml").read_text())
+    said = sites.read_text().replace("    # ", "    ")
+    whole = text.read_text().replace("  # m", "  m")
+    _, fleet = parse(whole, said)
+    assert {s.executor for s in fleet.sites} == {"azureml"}
+    assert {s.data for s in fleet.sites} == {{"cloud": "may-leave", "edge": "stays"}[place]}
+    assert all(line in text.read_text() for line in (*scaffold.GATES.splitlines(), *scaffold.ROLLOUT.splitlines()))
+
+
+@pytest.mark.nightly
+def test_the_script_that_new_writes_trains_a_model(new: Any, tmp_path: Path) -> None:
+    new(a_table(), "--azure", "cloud")
+    rows = a_table()
+    columns = {"id": [str(i) for i in range(N)], "at": np.arange(N), "site": rows["plant"], "score": rows["score"]}
+    loop, _ = parse(*((tmp_path / "mine" / name).read_text() for name in ("loop.yaml", "fleet.yaml")))
+    features = {f.name: rows[f.column or f.name] for f in loop.schema.features}
+    parquet.write_table(pa.table({**columns, "label": rows["defective"], **features}), tmp_path / "t.parquet")
+    asked = ["mine/train.py", "--data", "t.parquet", "--loop", "mine/loop.yaml", "--out", "."]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *asked], cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert (tmp_path / "model.onnx").stat().st_size > 1000

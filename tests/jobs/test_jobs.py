@@ -49,10 +49,11 @@ def test_a_regression_is_trained_on_what_the_sites_sent(home: Any, rows: Callabl
     home.loop(task="regression")
     home.told(rows(600, "regression"))
     window = {"from": iso(home.start), "to": iso(home.start + 12 * DAY)}
-    first = home.does("train", "a", settings={"iterations": 30}, parent="p", run="r", **window)
+    first = home.does("train", "a", settings={"iterations": 30}, parent="p", run="r", authors=["cem"], **window)
     guess = home.candidate(0.1, window["from"], window["to"])
     lineage = home.manifest(first["candidate"]).lineage
     assert (lineage.run, lineage.parent, lineage.rows) == ("r", "p", first["rows"])
+    assert lineage.authors == ("cem",)
     pair = {"champion": guess, "challenger": first["candidate"]}
     found = home.does("evaluate", **pair, **{"from": iso(home.start), "to": iso(home.start + 30 * DAY)})
     assert found["metric"] == "rmse"

@@ -47,6 +47,23 @@ def test_two_people_approve_before_anything_begins(world: World) -> None:
     assert [e.kind for e in loop.story(world.ports, "line", run)].count("answered") == 2
 
 
+@pytest.mark.attack
+def test_who_wrote_the_training_code_or_the_model_does_not_approve_it(world: World) -> None:
+    training = replace(world.configs.one.training, authors=("ann",))
+    world.configs.one = replace(world.configs.one, training=training)
+    world.begin()
+    loop.registered(world.ports, "line", "azureml:line:7", "cem", authors=("bob",))
+    world.pump()
+    assert world.request().authors == ("ann", "bob")
+    for author in ("ann", "bob"):
+        assert (
+            world.answer(by=author)
+            == f"{author} is an author of what is to be approved: somebody else has to approve it"
+        )
+    with_rules(world, self_approval=True)
+    assert world.answer() == "", "without its defence the attack succeeds"
+
+
 def test_what_is_sent_back_ends_the_run_with_the_reason(world: World) -> None:
     handed_in(world)
     assert world.answer("changes", "bob", reason="without the night shift") == ""

@@ -164,7 +164,7 @@ class Trainer:
         return JobStatus("succeeded", self._trained(job) if job.kind == "train" else self._evaluated(job))
 
     def _trained(self, job: Job) -> dict[str, Any]:
-        made = put_candidate(self.blobs, a_reference(self.shift), job.run)
+        made = put_candidate(self.blobs, a_reference(self.shift), job.run, job.spec.get("authors", ()))
         return {"candidate": made, "rows": 5000, "from": job.spec["from"], "to": job.spec["to"], "sites": {}}
 
     def _evaluated(self, job: Job) -> dict[str, Any]:
@@ -189,11 +189,11 @@ class Trainer:
         return {**found, **self.evidence}
 
 
-def put_candidate(blobs: FileBlobs, reference: bytes, name: str) -> str:
+def put_candidate(blobs: FileBlobs, reference: bytes, name: str, authors: Sequence[str] = ()) -> str:
     """A candidate in the registry; returns its digest."""
     layer = codec.digest(reference)
     said = {"format": 1, "loop": "line", "schema": {"version": "1"}, "task": "binary"}
-    lineage = {"run": name, "code": "c1", "environment": "python 3.11"}
+    lineage = {"run": name, "code": "c1", "environment": "python 3.11", "authors": authors}
     files = {"reference.bin": {"sha256": layer, "bytes": len(reference)}}
     manifest = msgspec.json.encode({**said, "files": files, "lineage": lineage})
     digest = codec.digest(manifest)

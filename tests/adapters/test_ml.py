@@ -428,3 +428,13 @@ def test_a_deadline_that_is_no_whole_number_of_seconds(plant: Plant) -> None:
     assert plant.body("t")["limits"]["timeout"] == "PT1M31S"
     plant.server.end("t", "Canceled")
     assert plant.jobs.status("t").reason == "timed out after 90.5 s, or cancelled in the workspace"
+
+
+def test_a_data_asset_is_mounted_as_what_it_is(plant: Plant) -> None:
+    from azure.ai.ml.entities import Data
+
+    plant.server.pretends = True
+    table = Data(name="labelled", version="3", path="azureml://datastores/driftloop/paths/labelled/", type="uri_folder")
+    plant.workspace.client.data.create_or_update(table)
+    plant.submit("train", "t", data="azureml:labelled:3")
+    assert plant.body("t")["inputs"]["data"]["jobInputType"] == "uri_folder"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isnan
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,7 @@ from drift.telemetry import Batch
 from triggers import candidates, codec, rollout, windows
 from triggers.config import Fleet, Rollout, Site, duration
 from triggers.errors import Conflict, Offline, Refused
-from triggers.events import RollbackReported, WaveReported
+from triggers.events import Measured, RollbackReported, WaveReported
 from triggers.lifecycle import wave_report_id
 from triggers.ports import Change, Message, Ports, Put, Underway
 from triggers.records import (
@@ -639,8 +640,9 @@ def report(ports: Ports, run_id: str) -> None:
         if pending and not failed:
             return
         because = next((r.reason for r in listed if r.status == "failed"), "")
+        measured = _measured(ports, run, [r.site for r in listed if r.wave == run.wave])
         event = WaveReported(
-            id=wave_report_id(run_id, run.wave, counts),
+            id=wave_report_id(run_id, run.wave, (*counts, measured.rows, measured.labels)),
             run=run_id,
             at=now,
             wave=run.wave,
@@ -650,6 +652,7 @@ def report(ports: Ports, run_id: str) -> None:
             pending=pending,
             removed=removed,
             because=because,
+            measured=measured,
         )
     elif run.phase is Phase.ROLLING_BACK:
         restored, deferred, stuck, pending = _count_back(listed)
@@ -671,6 +674,32 @@ def report(ports: Ports, run_id: str) -> None:
             roll_back(ports, run, run.wave, because, only_failed=True)
         return
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
+
+
+def _measured(ports: Ports, run: Run, wave: Sequence[str]) -> Measured:
+    """What the wave's sites show of the candidate together, where the limits ask for it."""
+    limits = run.limits.rollout
+    if limits.max_score_drift is None and limits.max_metric_loss is None:
+        return Measured()
+    from drift.showing import shown
+    from drift.windows import Window
+
+    evidence: dict[str, Any] = msgspec.json.decode(ports.blobs.get(f"evidence/{run.evidence}.json"))
+    metric, expected = evidence["metric"], evidence["challenger_value"]
+    found = [
+        Window.from_bytes(record.value)
+        for site in wave
+        for record in ports.store.scan(site_partition(run.loop, site), f"window/{run.candidate}/")
+    ]
+    now = shown(candidates.reference(ports, run.candidate), found, metric)
+    loss = None if expected is None else (expected - now.value if metric == "auc" else now.value - expected)
+    return Measured(
+        rows=now.rows,
+        score_drift=None if isnan(now.score_drift) else now.score_drift,
+        labels=now.labels,
+        metric=metric,
+        metric_loss=None if loss is None or isnan(loss) else loss,
+    )
 
 
 def _count_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int, int]:

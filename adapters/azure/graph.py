@@ -82,7 +82,7 @@ def site(cluster: Mapping[str, Any], configurations: Iterable[Mapping[str, Any]]
     if "link-kbps" in said:
         made["link_kbps"] = float(said["link-kbps"])
     if "windows" in said:
-        made["windows"] = [_window(part) for part in said["windows"].split(";") if part.strip()]
+        made["windows"] = [_window(part) for part in said["windows"].split("|") if part.strip()]
     if labels := {n: v for n, v in tags.items() if not n.startswith(PREFIX) and n != "driftloop"}:
         made["labels"] = labels
     if cluster.get("certificate"):

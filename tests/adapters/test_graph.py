@@ -41,7 +41,7 @@ def configuration(of: str, kind: str, **more: str) -> dict[str, Any]:
 
 CLUSTERS = [
     cluster("plant-1", **{"Driftloop-Ring": "plant", "driftloop-link-kbps": "256", "tier": "pilot"}),
-    cluster("plant-2", **{"driftloop-windows": "0 2 * * SAT / 4h; FREQ=MONTHLY;BYDAY=1SU / 2h"}),
+    cluster("plant-2", **{"driftloop-windows": "0 2 * * SAT / 4h | FREQ=MONTHLY;BYDAY=1SU / 2h"}),
     {**cluster("away", driftloop="line, other"), "connectivity": "Offline"},
     cluster("elsewhere", driftloop="other"),
 ]

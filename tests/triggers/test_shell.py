@@ -457,7 +457,7 @@ def test_a_freeze_holds_the_next_wave_until_it_ends(world: World) -> None:
     world.half_day()
     assert [p.serves for p in world.plants.all.values()] == [second, first, first]
     run = world.runs[-1].id
-    assert world.waiting() == [f"outbox/{run}/wave/{run}/0/1-0-0-0-0/0"]
+    assert world.waiting() == [f"outbox/{run}/wave/{run}/0/1-0-0-0-0-0-0/0"]
     world.clock.advance(MINUTE)
     loop.unfreeze(world.ports, "line", "ann")
     world.pump()

@@ -211,3 +211,21 @@ def test_a_certificate_that_will_end_is_warned_of_once(worlds: Worlds) -> None:
     world.board.cards.clear()
     world.days(2)
     assert not [c for c in world.board.cards.values() if c["kind"] == "certificate"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "shift", "ends", "why"),
+    [
+        ({"max_score_drift": 0.2}, 0.1, "verified", ""),
+        ({"max_score_drift": 0.2}, 4.0, "rolled-back", "PSI from those in training, more than 0.2"),
+        ({"max_metric_loss": 0.2}, 0.1, "verified", ""),
+        ({"max_metric_loss": 0.01}, 4.0, "rolled-back", "auc is worse by"),
+    ],
+)
+def test_what_a_wave_measures_together_is_judged(
+    worlds: Worlds, limits: dict[str, float], shift: float, ends: str, why: str
+) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"), Site(name="b"))), replace(LIMITS, **limits))
+    rolling(world)
+    world.shift = shift
+    assert why in world.until(ends).because

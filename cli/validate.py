@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from triggers import sites
+from triggers import quota, sites
 from triggers.config import Fleet, Loop, json_schema, parse, parse_fleet, parse_loop
 from triggers.errors import Refused
 from triggers.reading import Document, Problem, Wrong
@@ -25,19 +25,22 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where all is well, 2 with every problem where it is not."""
+    """0 where all is well, 2 with every problem where it is not. What Azure's quotas have no room for is a warning."""
+    warnings: tuple[str, ...] = ()
     try:
         problems = found(args.loop, args.fleet)
+        if args.fleet and not problems:
+            warnings = quota.planned(parse_fleet(text(args.fleet), str(args.fleet))).problems
     except Unreadable as e:
         if not args.json:
             raise
         problems = [Problem(e.file, 0, (), e.why)]
     if args.json:
-        print(json.dumps({"problems": _plain(problems)}, indent=2))
+        print(json.dumps({"problems": _plain(problems), "warnings": warnings}, indent=2))
     elif problems:
         raise Wrong(problems)
     else:
-        print("no problems")
+        print("\n".join([*(f"warning: {w}" for w in warnings), "no problems"]))
     return 2 if problems else 0
 
 

@@ -33,7 +33,7 @@ def render(detail: RunDetail, asked: ApprovalView, you: You, refused: str = "", 
         _section("What the gate says", _verdict(asked)),
         _section("How the models compare", _evidence(detail.evidence)),
         _section("What drifted", _drifted(detail)),
-        _section("Where it goes", _waves(detail.waves)),
+        _section("Where it goes", _waves(detail.waves), _timeline(detail.waves, detail.now), _quota(detail.quota)),
         _section("Where it comes from", _lineage(detail, asked)),
         _section("What the answer is bound to", _digests(asked)),
         _section("Your answer", _form(asked, you, reason), name="answer") if you.token else Html(""),
@@ -331,6 +331,46 @@ def _waves(waves: Iterable[PlanWave]) -> Html:
         "</thead><tbody>{}</tbody></table>",
         rows,
     )
+
+
+def _timeline(waves: Iterable[PlanWave], now: datetime) -> Html:
+    """When each wave is expected: a bar a wave, and what holds it back."""
+    ahead = [(n, w.start, w.end, w) for n, w in enumerate(waves, 1) if w.start and w.end]
+    if not ahead:
+        return Html("")
+    last, wide, row = max(end for _, _, end, _ in ahead), 600, 22
+    whole = max((last - now).total_seconds(), 1.0)
+
+    def x(at: datetime) -> str:
+        return f"{max(0.0, (at - now).total_seconds()) / whole * wide:.1f}"
+
+    bars = [
+        html(
+            '<rect x="{}" y="{}" width="{}" height="14" fill="currentColor" opacity="0.25"/>'
+            '<text x="4" y="{}" font-size="12" fill="currentColor">{}</text>',
+            x(start),
+            i * row + 4,
+            f"{max(2.0, (end - start).total_seconds() / whole * wide):.1f}",
+            i * row + 15,
+            f"wave {n}, {w.ring}: {when(start)} to {when(end)}, {w.bytes / 1e6:,.1f} MB",
+        )
+        for i, (n, start, end, w) in enumerate(ahead[:40])
+    ]
+    held = [html("<li>{}</li>", f"wave {n}: {w.held}") for n, _, _, w in ahead if w.held]
+    return html(
+        '<p class="sub">If you approve now and every site is well, it is verified everywhere by {}.</p>'
+        '<svg role="img" aria-label="Waves by time" viewBox="0 0 {} {}" width="100%">{}</svg><ul>{}</ul>',
+        when(last),
+        wide,
+        len(bars) * row + 6,
+        bars,
+        held,
+    )
+
+
+def _quota(problems: Iterable[str]) -> Html:
+    """Sites that Azure has no room for."""
+    return html("<ul>{}</ul>", [html("<li>{}</li>", p) for p in problems]) if problems else Html("")
 
 
 def _lineage(detail: RunDetail, asked: ApprovalView) -> Html:

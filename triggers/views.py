@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from triggers import approval, candidates, codec, lifecycle, loop, rollout, sites
+from triggers import approval, candidates, codec, lifecycle, loop, quota, rollout, sites
 from triggers import events as on
 from triggers import quarantine as kept
 from triggers.config import Approval, Fleet, Loop, Site, duration
@@ -187,12 +187,17 @@ class SiteRow(View, frozen=True, kw_only=True):
 
 
 class PlanWave(View, frozen=True, kw_only=True):
-    """A wave with its sites."""
+    """A wave with its sites. Before the answer: when it is expected to start and to be verified, the bytes, and what
+    holds it back."""
 
     ring: str
     started: datetime | None
     verified: datetime | None
     sites: list[SiteRow]
+    start: datetime | None = None
+    end: datetime | None = None
+    bytes: int = 0
+    held: str = ""
 
 
 class ApprovalView(approval.Request, frozen=True, kw_only=True):
@@ -208,7 +213,7 @@ class ApprovalView(approval.Request, frozen=True, kw_only=True):
 
 class RunDetail(View, frozen=True, kw_only=True):
     """A run with everything that was decided about it. `evidence` is as the evaluation wrote it, `lineage` as the
-    candidate's manifest says; `may`: what a person can ask of it now."""
+    candidate's manifest says; `may`: what a person can ask of it now; `quota`: sites that Azure has no room for."""
 
     now: datetime
     run: RunView
@@ -220,6 +225,7 @@ class RunDetail(View, frozen=True, kw_only=True):
     lineage: dict[str, Any] | None
     reports: list[str]
     may: list[str]
+    quota: list[str] = []
 
 
 class Sentence(View, frozen=True, kw_only=True):
@@ -563,6 +569,7 @@ def run(ports: Ports, run_id: str) -> RunDetail:
         lineage=lineage(ports, found.candidate),
         reports=reports(ports, found),
         may=[what for what, event in ASKED.items() if _may(found, event)],
+        quota=list(quota.planned(ports.configs.fleet(found.loop)).problems),
     )
 
 
@@ -610,16 +617,26 @@ def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[Plan
     digest = run.plan or (request.plan if request else "")
     if not digest:
         return []
+    plan = sites.load_plan(ports, digest)
     rows = {row.site: row for _, row in sites.rows(ports, run.id)}
     times = dict(enumerate(run.times))
-    return [
+    found = [
         PlanWave(
             ring=wave.ring,
             started=times[i].started if i in times else None,
             verified=times[i].verified if i in times else None,
             sites=[_row(site, rows.get(site)) for site in wave.sites],
         )
-        for i, wave in enumerate(sites.load_plan(ports, digest).waves)
+        for i, wave in enumerate(plan.waves)
+    ]
+    if run.phase is not Phase.AWAITING_APPROVAL:
+        return found
+    expected = rollout.forecast(plan, sites.hold_of(ports, run), ports.clock.now())
+    return [
+        wave
+        if wave.started
+        else msgspec.structs.replace(wave, start=then.start, end=then.end, bytes=then.bytes, held=then.held)
+        for wave, then in zip(found, expected, strict=True)
     ]
 
 

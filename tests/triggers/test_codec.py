@@ -21,7 +21,7 @@ from triggers.run import Run
 NOT_STORED = {"config", "views", "codec"}
 """Modules whose types are parts of others, or only shown. codec's own is the frame around all."""
 
-ONLY_IN_MEMORY = {"Effect", "Event", "SiteForecast", "Verdict", "WaveForecast"}
+ONLY_IN_MEMORY = {"Effect", "Endpoint", "Event", "Packing", "SiteForecast", "Verdict", "WaveForecast"}
 
 
 @pytest.mark.parametrize("name", sorted({*GOLDENS, *(p.stem for p in FOLDER.glob("*.json"))}))

@@ -1,6 +1,6 @@
 """What an ONNX file must not hold, found in its bytes before a runtime opens it.
 
-Only standard operators run at a site, and a model is one file: no custom domains, no functions, no data kept elsewhere.
+Only known operators run at a site, and a model is one file: no custom domains, no functions, no data kept elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,26 @@ from edge.errors import BadCandidate
 
 MAX_BYTES = 512 << 20
 DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
+OPERATORS = frozenset(
+    b"""
+    Abs Acos Acosh Add And ArgMax ArgMin ArrayFeatureExtractor Asin Asinh Atan Atanh AveragePool BatchNormalization
+    Binarizer BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike CategoryMapper Ceil Celu Clip Compress
+    Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear DictVectorizer Div
+    Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike FeatureVectorizer Flatten Floor GRU Gather GatherElements GatherND
+    Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax
+    Identity If Imputer InstanceNormalization IsInf IsNaN LRN LSTM LabelEncoder LayerNormalization LeakyRelu Less
+    LessOrEqual LinearClassifier LinearRegressor Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool
+    Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Normalizer Not OneHot OneHotEncoder Or PRelu Pad Pow
+    QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence Round
+    SVMClassifier SVMRegressor Scaler ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
+    Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze StringConcat StringNormalizer Sub Sum Swish Tan Tanh
+    TfIdfVectorizer ThresholdedRelu Tile TopK Transpose TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor Trilu
+    Unique Unsqueeze Where Xor ZipMap
+    """.split()
+)
+"""What a model may do: standard operators that end, and that give the same answer each time. Not among them: loops
+(Loop, Scan), chance (RandomNormal, Bernoulli, Multinomial), sequences and optional values."""
 
 _DEPTH = 64
 # Of onnx.proto: which fields of a message hold which messages, and what is looked at in them.
@@ -48,6 +68,10 @@ def _walk(message: memoryview, kind: str, depth: int) -> int:
             domain = bytes(value) if isinstance(value, memoryview) else b"?"
             if domain not in DOMAINS:
                 raise BadCandidate(f"uses operators of {domain.decode(errors='replace')!a}", "model.onnx")
+        elif (kind, number) == ("node", 4):
+            operator = bytes(value) if isinstance(value, memoryview) else b"?"
+            if operator not in OPERATORS:
+                raise BadCandidate(f"uses the operator {operator.decode(errors='replace')!a}", "model.onnx")
         elif kind == "tensor" and (number == 13 or (number == 14 and value != 0)):
             raise BadCandidate("keeps data in other files", "model.onnx")
         elif number in children and isinstance(value, memoryview):

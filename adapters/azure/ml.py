@@ -358,6 +358,11 @@ class AzureMlJobs:
             if candidate.sha256(files[file]) != about.sha256:
                 raise Refused(f"{file} of {name} is not what its manifest names")
             self._blobs.put(f"layers/{about.sha256}", files[file])
+        if record := manifest.lineage.provenance:
+            listed = self._blobs.get(f"{place}provenance/{record}")
+            if candidate.sha256(listed) != record:
+                raise Refused(f"the record of {name}'s batches is not what its manifest names")
+            self._blobs.put(f"provenance/{record}", listed)
         whole = {**files, candidate.SIGNATURE: signature.encode(), candidate.MANIFEST: data}
         for file, content in whole.items():
             self._blobs.put(f"models/{manifest.loop}/{digest}/{file}", content)

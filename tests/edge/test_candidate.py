@@ -143,7 +143,7 @@ def changed(model: bytes, change: Callable[[ModelProto], object]) -> bytes:
 
 def nested(proto: ModelProto) -> None:
     """A branch within the graph that uses somebody's own operator."""
-    node = helper.make_node("Theirs", [], ["x"], domain="com.example")
+    node = helper.make_node("Identity", ["y"], ["x"], domain="com.example")
     branch = helper.make_graph([node], "branch", [], [])
     proto.graph.node[0].attribute.append(helper.make_attribute("then_branch", branch))
 
@@ -161,6 +161,8 @@ def elsewhere(proto: ModelProto) -> None:
         (lambda p: p.opset_import.add(domain="com.microsoft", version=1), "uses operators of 'com.microsoft'"),
         (lambda p: setattr(p.graph.node[0], "domain", "x"), "uses operators of 'x'"),
         (nested, r"uses operators of 'com\.example'"),
+        (lambda p: setattr(p.graph.node[0], "op_type", "Loop"), "uses the operator 'Loop'"),
+        (lambda p: setattr(p.graph.node[0], "op_type", "RandomNormal"), "uses the operator 'RandomNormal'"),
         (elsewhere, "keeps data in other files"),
         (lambda p: p.functions.add(name="f"), "holds a function"),
         (lambda p: p.training_info.add(), "holds a training"),

@@ -1,0 +1,228 @@
+"""What an evaluation measures beside the gain, and what a candidate's lineage says of its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge import candidate
+from jobs import behaviour, provenance
+from jobs.evaluate import Comparison
+from jobs.package import Blobs
+from jobs.table import Table
+from triggers.config import Loop, parse_loop
+
+DAY = 86400
+COPIES = "import shutil, sys; a = sys.argv; out = a[a.index('--out') + 1]; shutil.copytree('{made}', out)"
+ONLY_THE_COMPARISON = """
+import json, sys
+a = sys.argv
+found = {"metric": "auc", "confidence": 0.95, "rows": 9, "champion_value": 0.5, "challenger_value": 0.6, "gain": 0.1,
+         "gain_low": 0.05, "gain_high": 0.15}
+open(a[a.index('--out') + 1], 'w').write(json.dumps(found))
+"""
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def gated(home: Any, gates: str, **scripts: str) -> Loop:
+    """The loop with these gates."""
+    home.loop(**scripts)
+    text = (home.folder / "loop.yaml").read_text().replace("gates: {minimum_rows: 10}", gates)
+    (home.folder / "loop.yaml").write_text(text)
+    return parse_loop(text)
+
+
+def evaluation(home: Any, champion: str, challenger: str, **more: Any) -> dict[str, Any]:
+    asked = {"champion": champion, "challenger": challenger, "public": str(home.folder / "registry.pub")}
+    window = {"from": iso(home.start + 10 * DAY), "to": iso(home.start + 20 * DAY)}
+    found: dict[str, Any] = home.does("evaluate", **asked, **window, **more)
+    return found
+
+
+def published(home: Any, model: bytes) -> str:
+    """A signed candidate of any bytes, whose training lies in the past."""
+    folder = home.folder / "published"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model)
+    lineage = candidate.Lineage(start="2000-01-01", end="2001-01-01")
+    manifest = candidate.build(folder, loop="pumps", schema=home.schema, lineage=lineage, created="")
+    signature = candidate.sign(manifest, (home.folder / "registry.pem").read_bytes())
+    return candidate.publish(folder, manifest, signature, Blobs(home.blobs).put)
+
+
+def untrained(home: Any, slope: float) -> str:
+    """A model whose training lies in the past."""
+    found: str = home.candidate(slope, iso(home.start - 9 * DAY), iso(home.start))
+    return found
+
+
+def test_what_a_script_leaves_out_is_measured_around_it(home: Any, rows: Callable[..., Table]) -> None:
+    home.told(rows(400))
+    old = rows(300, seed=9)
+    home.csv(dataclasses.replace(old, site=np.array(["far"] * 300, dtype=object), at=old.at - 400 * DAY))
+    (home.folder / "must.csv").write_text(
+        "pressure,temperature,maker,at_least,at_most,name\n5,90,acme,0.9,,hot\n5,30,acme,,0.1,cold\n,60,,0.6,,mild\n"
+    )
+    gates = (
+        "gates: {minimum_rows: 10, holdout: {table: pumps.csv}, examples: must.csv, maximum_slice_loss: 0.1,"
+        " slices: [{feature: maker, maximum_difference: 0.5}, {feature: heat, edges: [60]}]}"
+    )
+    gated(home, gates, evaluate=ONLY_THE_COMPARISON)
+    found = evaluation(home, untrained(home, -0.2), untrained(home, 0.2), cohorts={"north": "cold", "south": "cold"})
+    assert (found["gain"], found["rows"]) == (0.1, 9)  # the script's
+    assert set(found["sites"]) == {"north", "south"}
+    assert set(found["cohorts"]) == {"cold"}
+    assert {"maker acme", "maker rare", "heat < 60", "heat >= 60"} <= set(found["groups"])
+    assert found["groups"]["heat >= 60"]["gain"] > 0
+    assert set(found["fairness"]) == {"maker"}
+    assert 0.9 < found["churn"] <= 1
+    assert found["calibration"]["challenger"] < found["calibration"]["champion"]
+    table = hashlib.sha256((home.folder / "pumps.csv").read_bytes()).hexdigest()
+    assert (found["holdout"]["rows"], found["holdout"]["sha256"]) == (300, table)
+    assert found["holdout"]["gain"] > 0.2
+    assert found["examples"] == {"tried": 3, "missed": ["mild scored 0.5, at least 0.6"]}
+    assert found["schema"] == ""
+    for role in ("champion", "challenger"):
+        tried = found["trials"][role]
+        assert tried["error"] == ""
+        assert 20e6 < tried["memory"] < 1e9
+        assert 0 < tried["p50_ms"] <= tried["p95_ms"]
+        assert tried["cpu_ms"] > 0
+    assert found["new_bytes"] == found["bytes"]
+    assert found["rows_per_hour"] >= 1
+
+
+def test_the_holdout_holds_no_site_that_was_trained_on_and_no_row_of_the_time_that_is_evaluated(
+    home: Any, rows: Callable[..., Table]
+) -> None:
+    from jobs.extra import holdout
+
+    table = rows(100)
+    home.csv(table)
+    loop = gated(home, "gates: {holdout: {table: pumps.csv}}")
+    lineage = candidate.Lineage(sites={"south": 3})
+    trained = candidate.Manifest(
+        loop="pumps", schema=candidate.Schema("1", ()), task="binary", files={}, lineage=lineage
+    )
+    end = home.start + 10 * DAY
+    found = holdout(loop, home.folder, {"champion": trained}, (home.start, end))
+    north, late = table.site == "north", table.at >= end
+    assert sorted(found.rows.ids.tolist()) == sorted(table.ids[north & late].tolist())
+    assert found.left_out == {
+        "rows of sites that were trained on": int((~north).sum()),
+        "rows of the time that is evaluated": int((~late).sum()),
+    }
+
+
+@pytest.mark.attack
+def test_a_signed_pickle_is_refused_by_the_trial_before_anything_opens_it(
+    home: Any, rows: Callable[..., Table]
+) -> None:
+    """Without edge.safety.check in the scorer, what comes first is the runtime's own parser."""
+    gadget = b"cos\nsystem\n(S'touch /tmp/driftloop-was-here'\ntR."
+    home.told(rows(200))
+    found = evaluation(home, untrained(home, 0.1), published(home, gadget))
+    assert "is not an ONNX model" in found["trials"]["challenger"]["error"]
+    assert found["challenger_value"] is None
+
+
+@pytest.mark.attack
+def test_a_model_that_takes_all_memory_is_refused_by_the_trial(home: Any, rows: Callable[..., Table]) -> None:
+    """Without the limit on the trial's memory, the first site to open it would go down."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("ConstantOfShape", ["many"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["heat", "nothing"], ["score"]),
+    ]
+    many = helper.make_tensor("many", TensorProto.INT64, [1], [1 << 36])
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "bomb",
+        [value("heat", TensorProto.FLOAT, [None, 1])],
+        [value("score", TensorProto.FLOAT, [None, 1])],
+        [many],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    home.told(rows(50))
+    found = evaluation(home, untrained(home, 0.1), published(home, model.SerializeToString()))
+    assert found["trials"]["challenger"]["error"]
+
+
+def test_the_lineage_names_batches_and_what_was_left_out(home: Any, rows: Callable[..., Table]) -> None:
+    table = rows(1000)
+    wild = (table.at >= home.start + 4 * DAY) & (table.at < home.start + 4 * DAY + 12 * 3600) & (table.site == "north")
+    table.columns["heat"][wild] = 1e6
+    home.told(table)
+    untrained(home, 0.1)
+    home.loop(train=COPIES.format(made=home.folder / "made-0.1-None"))
+    window = {"from": iso(home.start), "to": iso(home.start + 9 * DAY)}
+    found = home.does("train", **window, untrusted={"south": "it is quarantined"})
+    lineage = home.manifest(found["candidate"]).lineage
+    assert lineage.left_out["rows of south: it is quarantined"] > 100
+    assert set(lineage.sites) == {"north"}
+    assert list(lineage.outlying.values()) == [int(wild.sum())]
+    record = (home.blobs / "provenance" / lineage.provenance).read_bytes()
+    assert hashlib.sha256(record).hexdigest() == lineage.provenance
+    counted = json.loads(record)
+    assert set(counted) == {"north"}
+    assert (len(counted["north"]), sum(counted["north"].values())) == (lineage.batches, lineage.rows)
+    assert {batch.removeprefix("north/") for batch in lineage.outlying} <= set(counted["north"])
+
+
+@pytest.mark.attack
+def test_what_a_revoked_key_signed_is_left_out_labels_too(home: Any, rows: Callable[..., Table]) -> None:
+    """Without jobs.assemble's look at the key, a thief's rows would train the next model."""
+    from jobs.assemble import assemble
+
+    table = rows(40)
+    own = table.take(table.site == "north")
+    b = home.batch("north", "b1", home.start, own, own)
+    home.store(dataclasses.replace(b, key="stolen"), dataclasses.replace(b, id="b2", key="new"))
+    span = (home.start, home.start + 30 * DAY)
+    found = assemble(home.blobs, "pumps", home.schema, *span, revoked={"north": ["stolen"]})
+    assert set(found.batches.tolist()) == {"b2"}
+    assert found.left_out["rows of north: key 'stolen' is revoked"] == len(own)
+
+
+@pytest.mark.attack
+def test_a_minority_cannot_make_its_outliers_look_usual() -> None:
+    """Without medians over parts of every site's time, a fifth of the rows would move what counts as usual."""
+    random = np.random.default_rng(1)
+    n = 1000
+    site = np.array([f"s{i % 5}" for i in range(n)], dtype=object)
+    batch = np.array([f"b{i // 50}" for i in range(n)], dtype=object)
+    x = random.normal(0, 1, n)
+    x[site == "s0"] += 1000
+    nothing = np.full(n, np.nan)
+    table = Table(batch, np.arange(n), site, nothing, nothing, {"x": x})
+    found = provenance.outlying(table, batch)
+    assert {name.split("/")[0] for name in found} == {"s0"}
+    assert len(found) == 20
+
+
+def test_groups_lie_apart_by_what_they_are_answered(home: Any) -> None:
+    loop = gated(home, "gates: {minimum_rows: 10, slices: [{feature: maker, maximum_difference: 0.1}]}")
+    n = 400
+    maker = np.array(["a", "b"], dtype=object)[np.arange(n) % 2]
+    at, label = np.arange(n) * 3600, (np.arange(n) % 4 < 2).astype(float)
+    columns = {"pressure": label, "heat": label, "maker": maker}
+    table = Table(maker, at, maker, label, label, columns)
+    fair, unfair = np.full(n, 0.9), np.where(maker == "a", 0.9, 0.1)
+    found = behaviour.fairness(Comparison(table, fair, unfair, loop), loop.gates.slices[0])
+    assert found is not None
+    assert (found.champion, found.challenger, found.gain) == (0.0, 1.0, -1.0)
+    assert found.gain_low <= -1.0 <= found.gain_high
+    assert behaviour.churn(loop, fair, unfair) == 0.5

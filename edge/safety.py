@@ -13,20 +13,21 @@ MAX_BYTES = 512 << 20
 DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 OPERATORS = frozenset(
     b"""
-    Abs Acos Acosh Add And ArgMax ArgMin ArrayFeatureExtractor Asin Asinh Atan Atanh AveragePool BatchNormalization
-    Binarizer BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike CategoryMapper Ceil Celu Clip Compress
-    Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear DictVectorizer Div
-    Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike FeatureVectorizer Flatten Floor GRU Gather GatherElements GatherND
-    Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax
-    Identity If Imputer InstanceNormalization IsInf IsNaN LRN LSTM LabelEncoder LayerNormalization LeakyRelu Less
-    LessOrEqual LinearClassifier LinearRegressor Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool
-    Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Normalizer Not OneHot OneHotEncoder Or PRelu Pad Pow
-    QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence Round
-    SVMClassifier SVMRegressor Scaler ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
-    Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze StringConcat StringNormalizer Sub Sum Swish Tan Tanh
-    TfIdfVectorizer ThresholdedRelu Tile TopK Transpose TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor Trilu
-    Unique Unsqueeze Where Xor ZipMap
+    Abs Acos Acosh Add And ArgMax ArgMin ArrayFeatureExtractor Asin Asinh Atan Atanh AveragePool
+    BatchNormalization Binarizer BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike
+    CategoryMapper Ceil Celu Clip Compress Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos
+    Cosh CumSum DepthToSpace DequantizeLinear DictVectorizer Div Dropout DynamicQuantizeLinear Einsum Elu Equal
+    Erf Exp Expand EyeLike FeatureVectorizer Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax
+    Identity If Imputer InstanceNormalization IsInf IsNaN LRN LSTM LabelEncoder LayerNormalization LeakyRelu
+    Less LessOrEqual LinearClassifier LinearRegressor Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger
+    Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Normalizer Not OneHot OneHotEncoder
+    Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1
+    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+    Relu Reshape Resize ReverseSequence Round SVMClassifier SVMRegressor Scaler ScatterElements ScatterND Selu
+    Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
+    StringConcat StringNormalizer Sub Sum Swish Tan Tanh TfIdfVectorizer ThresholdedRelu Tile TopK Transpose
+    TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor Trilu Unique Unsqueeze Where Xor ZipMap
     """.split()
 )
 """What a model may do: standard operators that end, and that give the same answer each time. Not among them: loops

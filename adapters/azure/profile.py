@@ -25,6 +25,7 @@ from adapters.local.clock import SystemClock
 from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
+from adapters.verified import Verified
 from triggers.ports import Clock, Configs, Ports
 
 AZURE_DEVOPS = "499b84ac-1321-427f-aa17-267ca6975798/.default"
@@ -64,7 +65,7 @@ class Azure:
                 datastore=lambda: settings.datastore,
                 compute=lambda: settings.compute,
             ),
-            executor=self._executor(configs, clock),
+            executor=Verified(self._executor(configs, clock), self.blobs, lambda: self.keys.public),
             notifier=Everywhere(TeamsNotifier(settings, store), StoreNotifier(store, clock)),
             signatures=signatures,
             people=EntraPeople(settings, lambda: self.keys.forms),

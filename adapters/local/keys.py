@@ -20,6 +20,11 @@ def registry(state: Path) -> Path:
     return path
 
 
+def registry_public(state: Path) -> str:
+    """The public half of the registry's key."""
+    return registry(state).with_suffix(".pub").read_text()
+
+
 def site(state: Path, name: str) -> Path:
     """The private key of a site."""
     path = state / "sites" / quote(name, safe="") / "key.pem"

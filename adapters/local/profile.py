@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from adapters.local import keys
 from adapters.local.blobs import FileBlobs
 from adapters.local.bus import SqliteBus
 from adapters.local.clock import SystemClock, VirtualClock
@@ -18,6 +19,7 @@ from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from adapters.local.uploads import FileUploads
 from adapters.signatures import Ed25519
+from adapters.verified import Verified
 from triggers.ports import Clock, Ports
 
 
@@ -46,7 +48,7 @@ class Local:
             bus=self.bus,
             topic=self.topic,
             jobs=self.jobs,
-            executor=HttpExecutor(configs),
+            executor=Verified(HttpExecutor(configs), self.blobs, lambda: keys.registry_public(self.state)),
             notifier=StoreNotifier(self.store, self.clock),
             signatures=Ed25519(),
             people=self.people,

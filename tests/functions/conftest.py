@@ -17,12 +17,14 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+from adapters.local import keys
 from adapters.local.profile import Local
 from cli.host.app import load
 from cli.host.host import Host
 from drift import envelope
 from drift.reference import Reference
 from drift.telemetry import Batch, Labels, Rows, Serving
+from edge import candidate
 from functions import host as root
 from functions import wire
 from triggers import candidates, codec, intake, loop
@@ -122,11 +124,16 @@ class Stage:
         config = self.ports.configs.loop(LOOP)
         reference = Reference.build(config.schema.telemetry("binary"), rows, labels, names, bins=32)
         raw = reference.to_bytes()
-        layer = {"sha256": codec.digest(raw), "bytes": len(raw)}
-        manifest = {"format": 1, "loop": LOOP, "files": {"reference.bin": layer}, "lineage": lineage}
+        files = {"model.onnx": b"nobody here opens it", "reference.bin": raw}
+        named = {name: {"sha256": codec.digest(data), "bytes": len(data)} for name, data in files.items()}
+        about = {"format": 1, "loop": LOOP, "task": "binary", "schema": {"version": "1", "features": []}}
+        manifest = {**about, "files": named, "lineage": lineage}
         data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
         digest = codec.digest(data)
-        self.ports.blobs.put(f"layers/{layer['sha256']}", raw)
+        for content in files.values():
+            self.ports.blobs.put(f"layers/{codec.digest(content)}", content)
+        signature = candidate.sign(data, keys.registry(self.state).read_bytes()).encode()
+        self.ports.blobs.put(f"candidates/{digest}/manifest.sig", signature)
         self.ports.blobs.put(f"candidates/{digest}/manifest.json", data)
         assert candidates.reference(self.ports, digest).version == reference.version
         return digest

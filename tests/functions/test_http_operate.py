@@ -11,7 +11,15 @@ import pytest
 from adapters.local.people import COOKIE, LASTS_S, LocalPeople
 from triggers import loop, sites
 
-CHANGES = ["loops/flights/retrain", "runs/{run}/cancel", "runs/{run}/rollback", "freeze", "unfreeze"]
+CHANGES = [
+    "loops/flights/retrain",
+    "runs/{run}/cancel",
+    "runs/{run}/rollback",
+    "runs/{run}/pause",
+    "runs/{run}/resume",
+    "freeze",
+    "unfreeze",
+]
 
 
 def test_a_person_cancels_a_run(stage: Any, run: str) -> None:
@@ -31,6 +39,20 @@ def test_a_person_takes_a_run_back_from_the_sites_it_has_reached(stage: Any, run
     assert stage.operate(f"/api/runs/{run}/rollback", {"reason": "a bad feeling"}).status == 202
     stage.host.pump()
     assert loop.runs(stage.ports, "flights")[0].because.startswith("taken back by anna: a bad feeling")
+
+
+def test_a_person_pauses_a_rollout_and_goes_on_with_it(stage: Any, run: str) -> None:
+    stage.sign_in("anna")
+    assert "every site is well, it is verified everywhere by" in stage.get(f"/api/approvals/{run}").text
+    assert stage.answer(run, {**stage.form(run), "answer": "approve"}).status == 303
+    stage.host.pump()
+    for what, other in (("pause", "resume"), ("resume", "pause")):
+        assert what in stage.get(f"/api/runs/{run}").json()["may"]
+        assert stage.operate(f"/api/runs/{run}/{what}", {"reason": "inventory"}).status == 202
+        stage.host.pump()
+        seen = stage.get(f"/api/runs/{run}").json()
+        assert (what in seen["may"], other in seen["may"]) == (False, True)
+        assert seen["run"]["because"] == f"{what}d by anna: inventory"
 
 
 def test_a_person_retrains_when_nothing_else_runs(stage: Any, run: str) -> None:

@@ -88,7 +88,8 @@ def show(found: dict[str, Any]) -> None:
     show_table(("wave", "ring", "sites", "starts (UTC)", "verified", "MB", "held by"), rows)
     end = when(found["end"])
     print(f"{found['sites']:,} sites, {found['bytes'] / 1e6:,.1f} MB, verified by {end} UTC if all are well")
-    print("\n".join([*found["quota"]["notes"], *(f"problem: {p}" for p in found["problems"])]))
+    for line in (*found["quota"]["notes"], *(f"problem: {p}" for p in found["problems"])):
+        print(line)
 
 
 def time(said: str) -> datetime:

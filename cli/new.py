@@ -232,6 +232,8 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
     yield f"  metric: {metric}"
     yield "  minimum_gain: 0.0  # the lower end of the gain's interval must exceed it"
     yield f"  minimum_rows: {max(30, min(500, round(shape.rows / shape.days * _days(shape.scaled(10)) / 2)))}"
+    if made.task == "binary" and len(shape.sites) > 1:
+        yield "  maximum_site_loss: 0.05  # where a site has rows enough; what is not proven is for you to judge"
     yield ""
     yield "approval:"
     yield "  approvers: [operator]  # who may approve, by the name they sign in with; on one machine that is operator"

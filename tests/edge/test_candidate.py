@@ -113,6 +113,7 @@ def test_a_manifest_that_is_none_is_refused(manifest: bytes, reason: str) -> Non
         candidate.read(manifest)
 
 
+@pytest.mark.attack
 def test_a_folder_with_a_link_or_without_a_model_makes_no_candidate(tmp_path: Path, make_model: Any) -> None:
     about: dict[str, Any] = {"loop": "l", "schema": SCHEMA, "lineage": candidate.Lineage(), "created": ""}
     with pytest.raises(BadCandidate, match=r"names no model\.onnx"):

@@ -226,3 +226,21 @@ def test_groups_lie_apart_by_what_they_are_answered(home: Any) -> None:
     assert (found.champion, found.challenger, found.gain) == (0.0, 1.0, -1.0)
     assert found.gain_low <= -1.0 <= found.gain_high
     assert behaviour.churn(loop, fair, unfair) == 0.5
+
+
+@pytest.mark.attack
+def test_poison_that_drips_slowly_stays_within_its_sites_share() -> None:
+    """A little more each day, never enough on one day to be seen. Without `Table.within`, the rows that a site has
+    slipped in over the weeks are most of what is trained on."""
+    days, at, site = 60, [], []
+    for day in range(days):
+        for name, n in (("honest", 20), ("also-honest", 20), ("drip", 20 + 5 * day)):
+            at += [day * DAY + i for i in range(n)]
+            site += [name] * n
+    named, nothing = np.array(site, dtype=object), np.zeros(len(at))
+    table = Table(named, np.array(at), named, nothing, nothing, {"x": nothing})
+    assert (named == "drip").mean() > 0.75
+    keep, capped = table.within(0.34)
+    assert (named[keep] == "drip").mean() <= 0.34
+    assert set(capped) == {"drip"}
+    assert 0.4 < (table.at[keep & (named == "drip")] >= days * DAY / 2).mean() < 0.9, "taken out evenly over its rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -70,7 +71,7 @@ class Host:
         self._background += [
             threading.Thread(target=self._keep_following, args=(site,), daemon=True)
             for site in self.sites.values()
-            if site.config.wanted is not None
+            if site.config.wanted is not None or "DRIFTLOOP_WANTED" in os.environ
         ]
 
     @property

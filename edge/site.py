@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -248,12 +249,12 @@ class Site:
         return {"candidate": served.digest, "scores": [None if np.isnan(x) else x for x in scores.tolist()]}
 
     def follow(self) -> None:
-        """Serve what the file `wanted` of the configuration names; a candidate that is refused is not tried again
-        before the file says something else."""
-        if self.config.wanted is None or not Path(self.config.wanted).exists():
-            return
-        said = _file(self.config.wanted)
-        if said == self._followed:
+        """Serve what the file `wanted` of the configuration names, or DRIFTLOOP_WANTED; a candidate that is refused is
+        not tried again before something else is said."""
+        said = os.environ.get("DRIFTLOOP_WANTED", "").encode()
+        if self.config.wanted is not None and Path(self.config.wanted).exists():
+            said = _file(self.config.wanted)
+        if not said or said == self._followed:
             return
         try:
             wanted = msgspec.json.decode(said, type=Wanted)
@@ -262,7 +263,7 @@ class Site:
             self.problem = str(error)
             return
         except (Refused, msgspec.MsgspecError) as error:
-            self.problem = f"what {self.config.wanted} asks for is refused: {error}"
+            self.problem = f"what is wanted is refused: {error}"
         self._followed = said
 
     def take_labels(self, labels: Sequence[Mapping[str, Any]]) -> None:

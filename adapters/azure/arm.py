@@ -12,20 +12,24 @@ RETRIES = {"retry_total": 2, "retry_backoff_factor": 0.4, "connection_timeout": 
 """A call that fails for longer is Retry: the queue and the sweep repeat it."""
 
 PUBLIC = "https://management.azure.com"
+_SCOPE = f"{PUBLIC}/.default"
 
 
 class Arm:
     """`options` go to the transport: another certificate. What fails raises as errors.named says."""
 
-    def __init__(self, credential: Callable[[], Any], base: str = PUBLIC, **options: Any) -> None:
-        self._credential, self._base, self._options = credential, base.rstrip("/"), options
+    def __init__(
+        self, credential: Callable[[], Any], base: str | Callable[[], str] = PUBLIC, scope: str = _SCOPE, **options: Any
+    ) -> None:
+        self._credential, self._where, self._scope, self._options = credential, base, scope, options
 
     def get(self, path: str, version: str) -> dict[str, Any] | None:
         """None where there is no such resource."""
         return self._send("GET", path, version)
 
-    def put(self, path: str, version: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return self._send("PUT", path, version, body) or {}
+    def put(self, path: str, version: str, body: Mapping[str, Any], etag: str = "") -> dict[str, Any]:
+        """With an `etag`, only where it is still that."""
+        return self._send("PUT", path, version, body, {"If-Match": f'"{etag}"'} if etag else {}) or {}
 
     def patch(self, path: str, version: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._send("PATCH", path, version, body) or {}
@@ -38,23 +42,33 @@ class Arm:
         self._send("DELETE", path, version)
 
     def _send(
-        self, method: str, path: str, version: str, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        version: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any] | None:
         from azure.core.rest import HttpRequest
 
         with named(f"{method} {path.rsplit('/providers/', 1)[-1]}"):
             request = HttpRequest(method, self._base + path, params={"api-version": version}, json=body)
+            request.headers.update(headers or {})
             answer = self._client.send_request(request)
             if answer.status_code == 404 and method in ("GET", "DELETE"):
                 return None
             answer.raise_for_status()
-            found: dict[str, Any] = answer.json() if answer.content else {}
-            return found
+            found = answer.json() if answer.content else {}
+            return found if isinstance(found, dict) else {"value": found}
+
+    @cached_property
+    def _base(self) -> str:
+        return (self._where if isinstance(self._where, str) else self._where()).rstrip("/")
 
     @cached_property
     def _client(self) -> Any:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
-        who = BearerTokenCredentialPolicy(self._credential(), f"{PUBLIC}/.default")
+        who = BearerTokenCredentialPolicy(self._credential(), self._scope)
         return PipelineClient(self._base, policies=[RetryPolicy(**RETRIES), who], **self._options)

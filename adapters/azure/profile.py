@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from adapters.azure import iotedge
+from adapters.azure.arm import Arm
 from adapters.azure.blobs import BlobStore
 from adapters.azure.configs import BlobConfigs
 from adapters.azure.eventgrid import EventGridTopic
 from adapters.azure.flux import FluxExecutor
 from adapters.azure.git import Repository
 from adapters.azure.identity import Identity
+from adapters.azure.iotedge import IotEdgeExecutor
 from adapters.azure.keys import Keys
 from adapters.azure.ml import AzureMlJobs
 from adapters.azure.monitor import MonitorLogs
@@ -87,6 +90,7 @@ class Azure:
         def login() -> tuple[str, str]:
             return "driftloop", settings.git_token or self.identity.credential.get_token(AZURE_DEVOPS).token
 
+        hub = Arm(lambda: self.identity.credential, lambda: f"https://{settings.hub}", iotedge.SCOPE)
         git = Repository(lambda: settings.git, lambda: settings.git_branch, login, clock)
         return Executors(
             configs,
@@ -101,4 +105,5 @@ class Azure:
                 datastore=lambda: settings.datastore,
             ),
             flux=FluxExecutor(configs, arm, git, clock, addresses, public_key),
+            iotedge=IotEdgeExecutor(configs, hub, clock, lambda: settings.image),
         )

@@ -11,15 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import trustme
+
+from adapters.azure.arm import Arm
 from adapters.azure.flux import FluxExecutor, folder_of
 from adapters.azure.git import Repository
 from adapters.azure.identity import Identity
+from adapters.azure.iotedge import IotEdgeExecutor
 from adapters.azure.program import Addresses
 from adapters.azure.push import PushExecutor
 from adapters.azure.settings import Settings
 from adapters.azure.workspace import Workspace
 from adapters.local.sites import HttpExecutor
-from tests.adapters.azureml import PROVIDERS, WORKSPACE, WORKSPACE_ID, AzureMl
+from tests.adapters.azureml import PROVIDERS, WORKSPACE, WORKSPACE_ID, AzureMl, Token
+from tests.servers import https
 from tests.servers.git import Bare, serving
 from triggers import config as cfg
 from triggers.config import endpoint_name
@@ -216,5 +221,70 @@ def local(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterato
         server.shutdown()
 
 
+@contextmanager
+def iotedge(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator[Field]:
+    """IoT Hub, and the agents of devices that run the module of the deployment with the greatest priority."""
+    online = dict.fromkeys(NAMES, True)
+    refuses: dict[str, set[str]] = {name: set() for name in NAMES}
+    serves = dict.fromkeys(NAMES, "")
+    held: dict[str, dict[str, Any]] = {}
+    twins: dict[str, dict[str, Any]] = {}
+    writes: list[str] = []
+
+    class Handler(https.Handler, BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/configurations":
+                return self.answer(200, json.dumps(list(held.values())).encode())
+            kind, _, rest = path.strip("/").partition("/")
+            found = held.get(rest) if kind == "configurations" else twins.get(rest.split("/")[0])
+            if kind == "devices" and rest in NAMES:
+                state = "Connected" if online[rest] else "Disconnected"
+                found = {"connectionState": state, "lastActivityTime": "2026-02-01T00:00:00+00:00"}
+            return self.answer(200 if found else 404, json.dumps(found or {}).encode())
+
+        def do_PUT(self) -> None:
+            asked = json.loads(self.read())
+            there = held.get(asked["id"])
+            if there and self.headers.get("If-Match") != f'"{there["etag"]}"':
+                return self.answer(412, b"{}")
+            if there and there["content"] != asked["content"]:
+                return self.answer(400, b'{"message": "the content of a configuration cannot be changed"}')
+            held[asked["id"]] = {**asked, "etag": f"e{len(writes)}"}
+            writes.append(asked["id"])
+            return self.answer(200, json.dumps(held[asked["id"]]).encode())
+
+        def do_DELETE(self) -> None:
+            held.pop(self.path.partition("?")[0].rsplit("/", 1)[1], None)
+            self.send_response(204)
+            self.end_headers()
+
+    ca = trustme.CA()
+    folder.mkdir(exist_ok=True)
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    server = ca.issue_cert("127.0.0.1")
+    server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+
+    def work() -> None:
+        for name in (n for n in NAMES if online[n]):
+            mine = [c for c in held.values() if c["targetCondition"] == f"deviceId='{name}'"]
+            if not mine:
+                continue
+            newest = max(mine, key=lambda c: int(c["priority"]))
+            [(key, module)] = newest["content"]["modulesContent"]["$edgeAgent"].items()
+            asked = json.loads(module["env"]["DRIFTLOOP_WANTED"]["value"])["candidate"]
+            state = "failed" if asked in refuses[name] else "running"
+            reported = {key.rsplit(".", 1)[1]: {**module, "runtimeStatus": state}}
+            twins[name] = {"properties": {"reported": {"modules": reported}}}
+            if state == "running":
+                serves[name] = asked
+
+    pem = str(folder / "server.pem")
+    with https.serving(Handler, pem, pem) as url:
+        hub = Arm(Token, url, connection_verify=str(folder / "ca.pem"))
+        executor = IotEdgeExecutor(configs, hub, clock, lambda: "driftloop-edge:0.1.0")
+        yield Field(executor, work, lambda s: {serves[s]: 100}, lambda: len(writes), online, refuses, held)
+
+
 Open = Callable[[Path, Blobs, Configs, Clock], AbstractContextManager[Field]]
-FIELDS: dict[str, Open] = {"local": local, "azureml": push, "flux": flux}
+FIELDS: dict[str, Open] = {"local": local, "azureml": push, "flux": flux, "iotedge": iotedge}

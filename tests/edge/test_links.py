@@ -162,6 +162,17 @@ def test_the_program_looks_at_the_file_by_itself(
     assert site.candidate == digest
 
 
+def test_a_device_is_told_by_its_environment(
+    settings: Settings, registry: Registry, make_model: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = registry.publish(make_model())
+    monkeypatch.setenv("DRIFTLOOP_WANTED", json.dumps({"candidate": digest}))
+    site = Site(settings.site())
+    site.follow()
+    assert site.candidate == digest
+    site.close()
+
+
 def test_rows_that_nobody_lived_leave_no_trace(
     settings: Settings, registry: Registry, make_model: Callable[..., bytes]
 ) -> None:

@@ -1036,7 +1036,7 @@ def ask(ports: Ports, run_id: str, what: Asked, by: str, reason: str) -> None:
 
 def sweep(ports: Ports, loop_name: str) -> None:
     """Whatever a crash or a lost message left undone: unsent effects, lost job ends, sites' states not yet reported;
-    and what waited: a registered model."""
+    labelled data of which nobody heard; a registered model that waited."""
     for run_id in _unsent(ports, loop_name):
         flush(ports, run_id)
     tell_maintenance(ports, loop_name)
@@ -1055,6 +1055,9 @@ def sweep(ports: Ports, loop_name: str) -> None:
     _cancel_frozen(ports, loop_name)
     _converge(ports, loop_name)
     _warn_of_certificates(ports, loop_name)
+    wanted = ports.configs.loop(loop_name).training.labels
+    if wanted and (version := ports.jobs.newest(wanted)):
+        labelled(ports, loop_name, version)
     waiting = [codec.decode(r.value, WaitingModel) for r in ports.store.scan(loop_name, "waiting/")]
     if waiting:
         oldest = min(waiting, key=lambda model: model.at)

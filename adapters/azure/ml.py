@@ -132,6 +132,9 @@ class AzureMlJobs:
                 if found is None or _state(found) in RUNNING:
                     raise
 
+    def newest(self, asset: str) -> str:
+        return self._workspace.newest(asset)
+
     # Submitting.
 
     def _found(self, name: str) -> Any:

@@ -45,6 +45,11 @@ class Workspace:
         details = found.get("properties", {}).get("imageDetails") or {}
         return str((details.get("image") or {}).get("digest") or "")
 
+    def newest(self, asset: str) -> str:
+        """The newest version of a data asset; empty where there is none."""
+        found = self.arm.get(f"{self.id}/data/{asset}", _VERSION) or {}
+        return str(found.get("properties", {}).get("latestVersion") or "")
+
     @cached_property
     def arm(self) -> Arm:
         base = (self.options.get("cloud_metadata") or {}).get("resource_manager", PUBLIC)

@@ -144,6 +144,8 @@ def test_a_model_is_trained_signed_and_registered_with_its_lineage_then_compared
     _, name, version = tags["data"].split(":")
     window = plant.asset("data", name, version)["properties"]
     assert (name, window["tags"]["from"], window["tags"]["sites"]) == ("pumps-window", TIMES["from"], "1")
+    assert plant.jobs.newest(name) == version
+    assert plant.jobs.newest("other") == ""
     signature = plant.blobs.get(f"candidates/{digest}/manifest.sig").decode()
     assert model["properties"]["driftloop.signature"] == signature, "which plant.files has verified"
     whole = {n.rsplit("/", 1)[1] for n in plant.blobs.names(f"models/pumps/{digest}/")}

@@ -121,7 +121,8 @@ def data(version: str) -> str:
     return f"{workspace}/data/inspections/versions/{version}"
 
 
-def test_a_loop_that_waits_for_annotation_says_so_and_goes_on_when_the_labels_come(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_loop_that_waits_for_annotation_says_so_and_goes_on_when_the_labels_come(tmp_path: Path, heard: bool) -> None:
     training = replace(LOOP.training, labels="inspections")
     waiting = replace(LOOP, training=training, retrain=replace(LOOP.retrain, confirm=1))
     world = World(tmp_path, a_loop=waiting, fleet=a_fleet("a", "b", "c"))
@@ -131,7 +132,12 @@ def test_a_loop_that_waits_for_annotation_says_so_and_goes_on_when_the_labels_co
     decision = loop.check(world.ports, "line").decision
     assert decision.reason.endswith("held: waiting for a version of the labelled data asset inspections")
     for _ in range(2):
-        say(world, "Microsoft.Resources.ResourceWriteSuccess", data("3"), resourceUri=data("3"))
+        if heard:
+            say(world, "Microsoft.Resources.ResourceWriteSuccess", data("3"), resourceUri=data("3"))
+        else:
+            world.jobs.assets["inspections"] = "3"
+            loop.sweep(world.ports, "line")
+            world.pump()
     [run] = world.runs
     assert "version 3 of inspections has come" in run.cause
     train = next(iter(world.jobs.jobs.values()))

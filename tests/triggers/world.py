@@ -145,6 +145,7 @@ class Trainer:
     evidence: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    assets: dict[str, str] = field(default_factory=dict)
 
     def submit(self, job: Job) -> None:
         self.jobs.setdefault(job.name, job)
@@ -152,6 +153,9 @@ class Trainer:
     def cancel(self, name: str) -> None:
         if name not in self.cancelled:
             self.cancelled.append(name)
+
+    def newest(self, asset: str) -> str:
+        return self.assets.get(asset, "")
 
     def status(self, name: str) -> JobStatus:
         job = self.jobs.get(name)

@@ -96,7 +96,13 @@ def _estimate(full: bool) -> None:
 def _alarms(full: bool) -> None:
     shape = alarms.FULL if full else alarms.SMALL
     print("  " + ", ".join(f"{value} {name}" for name, value in shape.items()) + f", {alarms.DAYS} days of calibration")
-    for row in alarms.full() if full else alarms.run():
+    _rates(alarms.full() if full else alarms.run())
+    print(f"  days of real flights, {alarms.DAYS} of them for calibration")
+    _rates(alarms.flights(8 if full else 2))
+
+
+def _rates(found: list[dict[str, float]]) -> None:
+    for row in found:
         print(
             f"  one in {row['limit']:.0f}: {row['alarms']:.0f} alarms, {row['expected']:.0f} asked for: "
             f"{row['ratio']:.2f}, 95% below {row['upper']:.2f} (asked: 1.2, with at least 100 asked for)"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import chi2
 
-from bench.world import Watch, World
+from bench.world import Flights, Watch, World, keep_flights
 
 LIMITS = (30.0, 90.0, 365.0)
 SMALL = {"sites": 10, "features": 6, "rows": 150, "categories": 1}
@@ -22,7 +22,11 @@ KEPT = Path("build/bench/alarms.jsonl")
 
 def fleet(seed: int, life: int, days: int = DAYS, **shape: float) -> list[int]:
     """How often each of LIMITS rang for one fleet, calibrated on `days` days and then watched for `life` windows."""
-    watch = Watch(World(seed, **shape), days, LIMITS)  # type: ignore[arg-type]
+    return _rang(World(seed, **shape), life, days)  # type: ignore[arg-type]
+
+
+def _rang(world: World, life: int, days: int) -> list[int]:
+    watch = Watch(world, days, LIMITS)
     total = [0] * len(LIMITS)
     for _ in range(life):
         total = [n + rang for n, rang in zip(total, watch.step(), strict=True)]
@@ -46,6 +50,13 @@ def table(rang: Iterable[list[int]], life: int) -> list[dict[str, float]]:
 def run(fleets: int = 8, life: int = 365) -> list[dict[str, float]]:
     """A bounded share: small fleets."""
     return table((fleet(seed, life, **SMALL) for seed in range(fleets)), life)
+
+
+def flights(fleets: int, life: int = LIFE) -> list[dict[str, float]]:
+    """Days of real flights, drawn again and again: the weather makes single days extreme, and not all of them are in
+    the calibration."""
+    keep_flights()
+    return table((_rang(Flights(1000 + seed), life, DAYS) for seed in range(fleets)), life)
 
 
 def full() -> list[dict[str, float]]:

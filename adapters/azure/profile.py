@@ -29,6 +29,7 @@ from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
 from adapters.verified import Verified
+from triggers.errors import Refused
 from triggers.ports import Clock, Configs, Ports
 
 AZURE_DEVOPS = "499b84ac-1321-427f-aa17-267ca6975798/.default"
@@ -90,7 +91,12 @@ class Azure:
         def login() -> tuple[str, str]:
             return "driftloop", settings.git_token or self.identity.credential.get_token(AZURE_DEVOPS).token
 
-        hub = Arm(lambda: self.identity.credential, lambda: f"https://{settings.hub}", iotedge.SCOPE)
+        def hub_url() -> str:
+            if not settings.hub:
+                raise Refused("the app setting IotHub is missing: the hub of sites that are devices", setting="IotHub")
+            return f"https://{settings.hub}"
+
+        hub = Arm(lambda: self.identity.credential, hub_url, iotedge.SCOPE)
         git = Repository(lambda: settings.git, lambda: settings.git_branch, login, clock)
         return Executors(
             configs,

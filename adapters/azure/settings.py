@@ -218,13 +218,14 @@ class Settings:
         "",
         secret=True,
     )
-    hub = Setting("IotHub", "the IoT hub of the sites that are devices", host, example="NAME.azure-devices.net")
-    image = Setting(
-        "SiteImage",
-        "what devices run as the program at a site",
+    hub = Setting(
+        "IotHub",
+        "the IoT hub of sites that are devices; empty: there are none",
         text,
-        example="NAME.azurecr.io/driftloop-edge:0.1.0",
+        "",
+        example="NAME.azure-devices.net",
     )
+    image = Setting("SiteImage", "what devices run as the program at a site", text, "driftloop-edge:0.1.0")
     teams = Setting(
         "TeamsWorkflowUrl",
         "the workflow that posts cards to a Teams channel; empty: only the dashboard shows them",

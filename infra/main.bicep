@@ -29,6 +29,9 @@ param gitUrl string = ''
 param gitBranch string = 'main'
 @secure()
 param gitToken string = ''
+@description('The IoT hub of sites that are devices (NAME.azure-devices.net), and the image that they run; empty: there are none.')
+param iotHub string = ''
+param siteImage string = ''
 @description('Where people reach the control app, if not at its own name.')
 param publicUrl string = ''
 @description('Resource ids of what is there already and is to be used; empty: made. A workspace that is there comes with its storage account.')
@@ -344,6 +347,9 @@ var settingsOfSites = union({
 }, empty(gitUrl) ? {} : {
   GitUrl: gitUrl
   GitBranch: gitBranch
+}, empty(iotHub) ? {} : {
+  IotHub: iotHub
+  SiteImage: siteImage
 }, empty(gitToken) ? {} : {
   GitToken: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=git-token)'
 })

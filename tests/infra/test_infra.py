@@ -37,7 +37,13 @@ def made() -> Mapping[str, tuple[list[Resource], dict[str, Any]]]:
         template, given = bicep.parameters(INFRA / f"main.{name}.bicepparam")
         given |= {"teamsWorkflowUrl": "https://example.com/workflow", "publicUrl": "https://loop.example.com"}
         given |= {"signInClientId": "11111111-2222-3333-4444-555555555555", "uploadsId": UPLOADS}
-        given |= {"clusterIds": [CLUSTER], "gitUrl": "https://git.example.com/fleet", "gitToken": "token"}
+        given |= {
+            "clusterIds": [CLUSTER],
+            "gitUrl": "https://git.example.com/fleet",
+            "iotHub": "h.azure-devices.net",
+            "siteImage": "i:1",
+            "gitToken": "token",
+        }
         found[name] = template.run(given)
     return found
 
@@ -241,7 +247,7 @@ PORTS = {
     "configs": {"config"},
     "blobs": {"blobs", "container"},
     "workspace": {"workspace"},
-    "sites": {"site_ingest", "datastore", "git", "git_branch", "git_token"},
+    "sites": {"site_ingest", "datastore", "git", "git_branch", "git_token", "hub", "image"},
 }
 """What adapters/azure/profile.py hands to an adapter, which does not read the settings itself."""
 

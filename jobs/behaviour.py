@@ -78,7 +78,7 @@ def fairness(found: Comparison, part: Slice) -> Compared | None:
     mean prediction): with the champion, with the challenger, and what that has shrunk by. None where that is not
     judged, or there are not two such groups."""
     gates = found.loop.gates
-    parts = [which for _, which in parted(found.rows, part) if which.sum() >= gates.minimum_rows]
+    parts = [which for _, which in parted(found.rows, part) if which.sum() >= gates.minimum_part_rows]
     n = int(sum(which.sum() for which in parts))
     if part.maximum_difference is None or len(parts) < 2:
         return None

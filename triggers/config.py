@@ -374,7 +374,8 @@ class Gates(Section, frozen=True, kw_only=True):
     minimum_gain: the lower end of the gain's interval must exceed it
     margin: instead, where retraining is wanted for other reasons than a gain: it must exceed minus this
     confidence: of the interval
-    minimum_rows: fewer rows unseen by both models are inconclusive; a site, cohort or group with fewer is not judged
+    minimum_rows: fewer rows unseen by both models are inconclusive
+    minimum_part_rows: a site, cohort or group with fewer is not judged
     maximum_site_loss: no site may lose more than this, where it has rows enough; not proven, it is inconclusive
     maximum_slice_loss: nor may any cohort, or group of a feature in slices
     slices: the features whose groups are looked at
@@ -394,6 +395,7 @@ class Gates(Section, frozen=True, kw_only=True):
     margin: Annotated[float, Meta(ge=0.0)] | None = None
     confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
     minimum_rows: Positive = 500
+    minimum_part_rows: Positive = 100
     maximum_site_loss: Annotated[float, Meta(ge=0.0)] | None = None
     maximum_slice_loss: Annotated[float, Meta(ge=0.0)] | None = None
     slices: tuple[Slice, ...] = ()

@@ -157,7 +157,7 @@ def slices(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
         if not found and evidence.overall.rows >= limits.minimum_rows:
             yield Verdict("inconclusive", f"the models were not compared by {kind}")
         for name, each in sorted(found.items()):
-            if each.rows >= limits.minimum_rows:
+            if each.rows >= limits.minimum_part_rows:
                 named = name if kind != "cohort" else f"cohort {name}"
                 yield from _loss(f"{named} loses", each, most, evidence.metric)
 

@@ -74,8 +74,8 @@ def test_what_a_script_leaves_out_is_measured_around_it(home: Any, rows: Callabl
         "pressure,temperature,maker,at_least,at_most,name\n5,90,acme,0.9,,hot\n5,30,acme,,0.1,cold\n,60,,0.6,,mild\n"
     )
     gates = (
-        "gates: {minimum_rows: 10, holdout: {table: pumps.csv}, examples: must.csv, maximum_slice_loss: 0.1,"
-        " slices: [{feature: maker, maximum_difference: 0.5}, {feature: heat, edges: [60]}]}"
+        "gates: {minimum_rows: 10, minimum_part_rows: 10, holdout: {table: pumps.csv}, examples: must.csv,"
+        " maximum_slice_loss: 0.1, slices: [{feature: maker, maximum_difference: 0.5}, {feature: heat, edges: [60]}]}"
     )
     gated(home, gates, evaluate=ONLY_THE_COMPARISON)
     found = evaluation(home, untrained(home, -0.2), untrained(home, 0.2), cohorts={"north": "cold", "south": "cold"})

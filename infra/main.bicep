@@ -29,8 +29,8 @@ param gitUrl string = ''
 param gitBranch string = 'main'
 @secure()
 param gitToken string = ''
-@description('The IoT hub of sites that are devices (NAME.azure-devices.net), and the image that they run; empty: there are none.')
-param iotHub string = ''
+@description('Resource id of the IoT hub of sites that are devices; empty: there are none. Their image is what they run.')
+param iotHubId string = ''
 param siteImage string = ''
 @description('Where people reach the control app, if not at its own name.')
 param publicUrl string = ''
@@ -74,6 +74,7 @@ var groupName = 'rg-driftloop-${environmentName}'
 var workspacePlace = empty(workspaceId) ? [subscription().subscriptionId, groupName] : [split(workspaceId, '/')[2], split(workspaceId, '/')[4]]
 var snapshotsPlace = empty(workspaceStorageId) ? [subscription().subscriptionId, groupName] : [split(workspaceStorageId, '/')[2], split(workspaceStorageId, '/')[4]]
 var blobContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var hubContributor = '4fc6c259-987e-4a07-842e-c321cc9d413f'
 var blobReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 
 resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
@@ -266,6 +267,17 @@ module onClusters 'modules/grant.bicep' = [for (id, i) in clusterIds: {
   }
 }]
 
+module onDevices 'modules/grant.bicep' = if (!empty(iotHubId)) {
+  name: 'devices'
+  scope: resourceGroup(split(iotHubId, '/')[2], split(iotHubId, '/')[4])
+  params: {
+    kind: 'hub'
+    resourceName: last(split(iotHubId, '/'))
+    principalId: identities[length(roles) - 1].outputs.principalId
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', hubContributor)
+  }
+}
+
 module onUploads 'modules/grant.bicep' = if (!empty(uploadsId)) {
   name: 'uploads'
   scope: resourceGroup(split(uploadsId, '/')[2], split(uploadsId, '/')[4])
@@ -347,8 +359,9 @@ var settingsOfSites = union({
 }, empty(gitUrl) ? {} : {
   GitUrl: gitUrl
   GitBranch: gitBranch
-}, empty(iotHub) ? {} : {
-  IotHub: iotHub
+}, empty(iotHubId) ? {} : {
+  IotHub: '${last(split(iotHubId, '/'))}.azure-devices.net'
+}, empty(siteImage) ? {} : {
   SiteImage: siteImage
 }, empty(gitToken) ? {} : {
   GitToken: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=git-token)'

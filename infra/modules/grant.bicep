@@ -1,6 +1,6 @@
 // One role for one identity on one resource, in whatever group that is.
 
-@allowed(['vault', 'logs', 'insights', 'workspace', 'storage', 'container', 'cluster'])
+@allowed(['vault', 'logs', 'insights', 'workspace', 'storage', 'container', 'cluster', 'hub'])
 param kind string
 param resourceName string
 param container string = ''
@@ -60,6 +60,16 @@ resource cluster 'Microsoft.Kubernetes/connectedClusters@2024-01-01' existing = 
 
 resource onCluster 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (kind == 'cluster') {
   scope: cluster
+  name: name
+  properties: properties
+}
+
+resource hub 'Microsoft.Devices/IotHubs@2023-06-30' existing = if (kind == 'hub') {
+  name: resourceName
+}
+
+resource onHub 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (kind == 'hub') {
+  scope: hub
   name: name
   properties: properties
 }

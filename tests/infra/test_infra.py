@@ -37,19 +37,15 @@ def made() -> Mapping[str, tuple[list[Resource], dict[str, Any]]]:
         template, given = bicep.parameters(INFRA / f"main.{name}.bicepparam")
         given |= {"teamsWorkflowUrl": "https://example.com/workflow", "publicUrl": "https://loop.example.com"}
         given |= {"signInClientId": "11111111-2222-3333-4444-555555555555", "uploadsId": UPLOADS}
-        given |= {
-            "clusterIds": [CLUSTER],
-            "gitUrl": "https://git.example.com/fleet",
-            "iotHub": "h.azure-devices.net",
-            "siteImage": "i:1",
-            "gitToken": "token",
-        }
+        given |= {"clusterIds": [CLUSTER], "gitUrl": "https://git.example.com/fleet", "gitToken": "token"}
+        given |= {"iotHubId": HUB, "siteImage": "registry.example.com/driftloop-edge:1"}
         found[name] = template.run(given)
     return found
 
 
 SHARED = "/subscriptions/00000000-0000-0000-0000-00000000000a/resourceGroups/shared/providers"
 UPLOADS = f"{SHARED}/Microsoft.Storage/storageAccounts/uploads"
+HUB = f"{SHARED}/Microsoft.Devices/IotHubs/devices"
 CLUSTER = f"{SHARED}/Microsoft.Kubernetes/connectedClusters/south"
 
 
@@ -267,7 +263,14 @@ def read_by(role: str) -> set[str]:
     """Names of the settings that a role's functions and adapters read."""
     told = {s.name: s for s in table_of_settings()}
     if role in ("control", "all"):
-        others = {"SiteIngest", "GitUrl", "GitBranch", "GitToken"}  # what brings candidates to sites
+        others = {
+            "SiteIngest",
+            "GitUrl",
+            "GitBranch",
+            "GitToken",
+            "IotHub",
+            "SiteImage",
+        }  # what brings candidates to sites
         return {*told, *host.SETTINGS} - (others if role == "control" else set())
     found = set()
     for module in ADAPTERS[role]:
@@ -344,6 +347,7 @@ BUILT_IN = {
     "d5a91429-5739-47e2-a06b-3470a27159e7": "publishes",
     "4633458b-17de-408a-b874-0445c86b69e6": "reads secrets",
     "73c42c96-874c-492b-b04d-ab87d138a893": "reads logs",
+    "4fc6c259-987e-4a07-842e-c321cc9d413f": "changes devices",
     "3913510d-42f4-4e42-8a64-420c390055eb": "tells",
 }
 
@@ -365,7 +369,7 @@ RIGHTS: dict[str, set[tuple[str, str]]] = {
             ("table", "writes entities"),
         ),
         *(("topic", "publishes"), ("workspace", "driftloop deployer"), ("cluster", "driftloop deployer")),
-        *(("snapshots", "writes blobs"), ("vault", "reads secrets")),
+        *(("snapshots", "writes blobs"), ("vault", "reads secrets"), ("hub", "changes devices")),
     },
 }
 """What the adapters of each role do, beside queues, which are read from its triggers and from what it sends."""
@@ -378,6 +382,7 @@ KINDS = {
     "Microsoft.Insights/components": "insights",
     "Microsoft.MachineLearningServices/workspaces": "workspace",
     "Microsoft.Kubernetes/connectedClusters": "cluster",
+    "Microsoft.Devices/IotHubs": "hub",
 }
 
 

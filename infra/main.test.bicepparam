@@ -7,6 +7,6 @@ param addresses = '10.41'
 param signInClientId = readEnvironmentVariable('SIGN_IN_CLIENT_ID', '')
 param teamsWorkflowUrl = readEnvironmentVariable('TEAMS_WORKFLOW_URL', '')
 param gitUrl = readEnvironmentVariable('GIT_URL', '')
-param iotHub = readEnvironmentVariable('IOT_HUB', '')
+param iotHubId = readEnvironmentVariable('IOT_HUB_ID', '')
 param siteImage = readEnvironmentVariable('SITE_IMAGE', '')
 param gitToken = readEnvironmentVariable('GIT_TOKEN', '')

@@ -21,7 +21,7 @@ COMPUTE = {
 GATES = """\
   confidence: 0.95  # of that interval
   maximum_age: 7d  # evidence that is older when it is judged does not count
-  # maximum_site_loss: 0.01  # no site with rows enough may lose more
+  # maximum_slice_loss: 0.02  # no cohort, and no group of a feature in slices, may lose more
   # maximum_churn: 0.2  # share of the answers that may change
   # maximum_p95_ms: 20  # for a row, on the sites' architecture
   # examples: must.csv  # rows that must not fail: docs/schemas/loop.schema.json, gates.examples"""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -37,8 +37,10 @@ from tests.cli import line
 from tests.conftest import Authority
 from tests.servers.azurite import Azurite
 from tests.servers.consumer import Consumer, Wait
-from tests.servers.servicebus import Peer
 from triggers.ports import Blobs, Change, Clock, Configs, Ports
+
+if TYPE_CHECKING:
+    from tests.servers.servicebus import Peer
 
 pytestmark = pytest.mark.wire
 
@@ -149,6 +151,8 @@ class AzureReplay(Replay):
         database = Database(self.state / "world.db")
         self._close.callback(database.close)
         clock = VirtualClock(database, self.start)
+        from tests.servers.servicebus import Peer
+
         peer = Peer({queue: queue in SESSIONS for queue in QUEUES}, lambda: clock.now().timestamp())
         self._close.enter_context(peer.running())
         self.patch.setenv("ServiceBus", peer.connection_string)

@@ -52,21 +52,21 @@ def _fetch(here: app.App, loop: str) -> tuple[list[AuditEntry], dict[str, Any], 
 def _verify(
     args: argparse.Namespace, loop: str, entries: list[AuditEntry], first: dict[str, Any], last: dict[str, Any]
 ) -> int:
-    anchors = {anchor["seq"]: anchor["hash"] for anchor in first["anchors"]}
+    anchors = [(anchor["seq"], anchor["hash"]) for anchor in first["anchors"]]
     if args.head:
         number, _, digest = args.head.partition(":")
         if not number.isdigit() or not digest:
             raise Refused(f"--head {args.head}: expected a number and a hash, like 120:9f86d0...")
-        anchors[int(number)] = digest
+        anchors.append((int(number), digest))
     wrong = verify(entries, (last["head"], last["head_hash"]), anchors)
     head = f"{last['head']}:{last['head_hash']}"
     if args.json:
-        found = {"loop": loop, "entries": len(entries), "anchors": len(anchors), "head": head, "wrong": wrong}
+        found = {"loop": loop, "entries": len(entries), "anchors": len({*anchors}), "head": head, "wrong": wrong}
         print(json.dumps(found))
     elif wrong:
         print(f"{loop}: the audit trail does not hold: {wrong}")
     else:
-        print(f"{loop}: the audit trail holds, {len(entries):,} entries, {len(anchors):,} anchors, head {head}")
+        print(f"{loop}: the audit trail holds, {len(entries):,} entries, {len({*anchors}):,} anchors, head {head}")
     return 1 if wrong else 0
 
 

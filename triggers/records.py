@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -258,14 +258,18 @@ def chain(entry: AuditEntry) -> str:
 
 
 def verify(
-    entries: Iterable[AuditEntry], head: tuple[int, str] | None = None, anchors: Mapping[int, str] | None = None
+    entries: Iterable[AuditEntry], head: tuple[int, str] | None = None, anchors: Iterable[tuple[int, str]] = ()
 ) -> str:
     """What is wrong with a chain, at its first broken link; empty where it holds.
 
     A cut-off end shows by the head (number and hash of the newest entry), and, where that was cut too, by anchors:
-    heads of earlier days, kept elsewhere.
+    heads of earlier days, kept elsewhere. No later one takes the place of an earlier one: two hashes for one number
+    are a trail that was written anew between them.
     """
-    last, previous, anchored = 0, "", dict(anchors or {})
+    last, previous = 0, ""
+    anchored: dict[int, set[str]] = {}
+    for seq, digest in anchors:
+        anchored.setdefault(seq, set()).add(digest)
     for entry in entries:
         if entry.seq != last + 1:
             return f"entry {last + 1} is not there, but {entry.seq}"
@@ -273,7 +277,10 @@ def verify(
             return f"entry {entry.seq} does not follow entry {last}"
         if entry.hash != chain(entry):
             return f"entry {entry.seq} is not what was written"
-        if anchored.pop(entry.seq, entry.hash) != entry.hash:
+        kept = anchored.pop(entry.seq, {entry.hash})
+        if len(kept) > 1:
+            return f"entry {entry.seq} was anchored twice, differently"
+        if entry.hash not in kept:
             return f"entry {entry.seq} is not the one that was anchored"
         last, previous = entry.seq, entry.hash
     if anchored:

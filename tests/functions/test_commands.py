@@ -137,6 +137,10 @@ def test_a_trail_that_was_tampered_with_is_found_out(stage: Any, run: str, told:
     told("audit", "verify", *where)
     assert "was anchored and is not there" in told("audit", "verify", "--head", head, *where, status=1)
     assert "expected a number and a hash" in told("audit", "verify", "--head", "x", *where, status=2)
+    stage.ports.blobs.put(f"anchors/flights/2999-01-01/{before.seq:012}-{before.hash}", b"")
+    told("audit", "verify", *where)
+    forged = f"{before.seq}:{'0' * 64}"
+    assert "was anchored twice, differently" in told("audit", "verify", "--head", forged, *where, status=1)
 
 
 def test_a_target_is_frozen_and_goes_on(where: list[str], stage: Any, told: Callable[..., str]) -> None:

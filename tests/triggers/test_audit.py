@@ -68,20 +68,37 @@ def test_an_end_that_was_cut_off_is_found_by_the_head(left: int) -> None:
 @pytest.mark.parametrize("left", range(6))
 def test_an_end_that_was_cut_off_with_its_head_is_found_by_an_anchor(left: int) -> None:
     cut, head = ENTRIES[:left], (left, ENTRIES[left - 1].hash if left else "")
-    anchors = {2: ENTRIES[1].hash, 6: ENTRIES[5].hash}
+    anchors = [(2, ENTRIES[1].hash), (6, ENTRIES[5].hash)]
     assert verify(cut, head) == "", "without its defence, the anchors, the attack succeeds"
     assert verify(cut, head, anchors) == f"entry 6 was anchored and is not there: the chain ends with entry {left}"
 
 
 @pytest.mark.attack
 def test_a_chain_that_was_written_anew_is_found_by_an_anchor() -> None:
-    forged, previous = [], ""
-    for entry in ENTRIES:
-        link = replace(entry, text="nothing happened", previous=previous)
+    forged = written_anew(ENTRIES)
+    head = (6, forged[-1].hash)
+    assert verify(forged, head) == "", "without its defence, the anchors, the attack succeeds"
+    assert verify(forged, head, [(4, ENTRIES[3].hash)]) == "entry 4 is not the one that was anchored"
+
+
+def written_anew(entries: list[AuditEntry], kept: int = 0) -> list[AuditEntry]:
+    """The same trail, forged after the first `kept` entries."""
+    forged = list(entries[:kept])
+    for entry in entries[kept:]:
+        link = replace(entry, text="nothing happened", previous=forged[-1].hash if forged else "")
         forged.append(replace(link, hash=chain(link)))
-        previous = forged[-1].hash
-    assert verify(forged, (6, previous)) == "", "without its defence, the anchors, the attack succeeds"
-    assert verify(forged, (6, previous), {4: ENTRIES[3].hash}) == "entry 4 is not the one that was anchored"
+    return forged
+
+
+@pytest.mark.attack
+def test_an_end_that_was_written_anew_is_found_although_a_later_check_has_anchored_it() -> None:
+    forged = written_anew(ENTRIES, 5)
+    true, untrue = (6, ENTRIES[5].hash), (6, forged[5].hash)
+    words = "entry 6 was anchored twice, differently"
+    assert verify(forged, untrue, [untrue]) == "", "without its defence, the first anchor, the attack succeeds"
+    for anchors in ([true, untrue], [untrue, true]):
+        assert verify(forged, untrue, anchors) == words
+        assert verify(ENTRIES, true, anchors) == words
 
 
 def test_what_is_wrong_is_said_at_the_first_broken_link() -> None:

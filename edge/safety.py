@@ -89,6 +89,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
+        if tag >= 1 << 32:
+            raise ValueError("a tag of more than 32 bits")  # of which a parser may read the lower 32 alone
         wire = tag & 7
         value: int | memoryview = 0
         if wire == 0:

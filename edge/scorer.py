@@ -136,6 +136,7 @@ def _open(model: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # nothing else was looked through
     options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -191,6 +191,24 @@ def test_bytes_that_are_no_model_are_refused_with_words(make_model: Any) -> None
         safety.check(b"\x3a" + _length(deep) + deep)
 
 
+@pytest.mark.attack
+def test_a_tag_that_a_parser_would_cut_short_is_refused(make_model: Any) -> None:
+    """The runtime keeps 32 bits of a tag: without the check it is an unknown field to us, and a graph to it."""
+    hidden = b"\x5a\x01x" + b"\x0a\x04\x22\x02If"
+    longer = b"\xba\x80\x80\x80\x10"  # 0x3a, the tag of model.graph, and the bit 32
+    with pytest.raises(BadCandidate, match="a tag of more than 32 bits"):
+        safety.check(make_model() + longer + _length(hidden) + hidden)
+
+
+@pytest.mark.attack
+def test_what_was_looked_through_as_onnx_is_opened_as_onnx(make_model: Any) -> None:
+    """Without a session told so, four bytes of a name make the runtime read its own format, which nobody checked."""
+    named = b"\x12\x06xxORTM"  # model.producer_name
+    assert named[4:8] == b"ORTM"
+    found = Scorer(named + make_model(), SCHEMA).score({"distance": [0.0], "carrier": ["AA"]})
+    assert found.tolist() == [0.5]
+
+
 def _length(data: bytes) -> bytes:
     n, out = len(data), b""
     while n > 127:

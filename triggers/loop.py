@@ -968,10 +968,14 @@ _ANSWERS: Mapping[str, Literal["approve", "reject", "changes"]] = {
 def freeze(ports: Ports, target: str, by: str, reason: str) -> None:
     """Begin nothing new at `target`: "all", a loop, or "loop/site"."""
     _note_everywhere(ports, target, "frozen", reason, by)
-    unit = Unit(ports.store, "driftloop")
-    unit.raw(f"freeze/{target}")
-    unit.put(f"freeze/{target}", Freeze(by=by, at=ports.clock.now(), reason=reason))
-    unit.commit()
+
+    def attempt() -> None:
+        unit = Unit(ports.store, "driftloop")
+        unit.raw(f"freeze/{target}")
+        unit.put(f"freeze/{target}", Freeze(by=by, at=ports.clock.now(), reason=reason))
+        unit.commit()
+
+    again(attempt)
     for name in ports.configs.loops():
         with suppress(Retry, Misconfigured):  # the sweep does it
             _cancel_frozen(ports, name)
@@ -992,9 +996,13 @@ def _cancel_frozen(ports: Ports, loop_name: str) -> None:
 def unfreeze(ports: Ports, target: str, by: str) -> None:
     """Go on where the freeze stopped: what waited is sent now."""
     _note_everywhere(ports, target, "unfrozen", "", by)
-    unit = Unit(ports.store, "driftloop")
-    unit.delete(f"freeze/{target}")
-    unit.commit()
+
+    def attempt() -> None:
+        unit = Unit(ports.store, "driftloop")
+        unit.delete(f"freeze/{target}")
+        unit.commit()
+
+    again(attempt)
     for name in ports.configs.loops():
         for run_id in _unsent(ports, name):
             flush(ports, run_id, f"/{ports.clock.now():%Y%m%dT%H%M%S}")

@@ -63,10 +63,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def sites(self) -> int:
         return sum(len(w.sites) for w in self.waves)
 
-    def through(self, wave: int) -> tuple[str, ...]:
-        """Every site of the waves up to and including `wave`, newest wave first."""
-        return tuple(s for w in reversed(self.waves[: wave + 1]) for s in reversed(w.sites))
-
     def members(self, wave: int, fleet: Fleet) -> tuple[str, ...]:
         """The wave's sites; a ring's last wave also takes in the sites that have joined the ring since."""
         ring, here = self.waves[wave].ring, self.waves[wave].sites

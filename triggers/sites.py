@@ -59,8 +59,9 @@ def adopt(ports: Ports, loop: str, site: str, candidate: str) -> None:
 
     def attempt() -> None:
         unit = Unit(ports.store, site_partition(loop, site))
-        if unit.get(SITE, SiteState) is None:
-            unit.put(SITE, SiteState(candidate=candidate, last_good=candidate, status="verified"))
+        state = unit.get(SITE, SiteState) or SiteState()  # it may have spoken before
+        if not state.candidate:
+            unit.put(SITE, replace(state, candidate=candidate, last_good=candidate, status="verified"))
             unit.commit()
 
     again(attempt)
@@ -208,11 +209,11 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
 
 def carry_on(ports: Ports, run: Run) -> None:
     """What a window, a freeze, a crash, a late site or a changed fleet has left to be done for a run's sites."""
+    _drop_removed(ports, run)
     if run.phase is Phase.ROLLING_BACK:
         roll_back(ports, run, run.wave, run.because)
     if run.phase in _OUT:
         _look_at_underway(ports, run)
-        _drop_removed(ports, run)
         _defer_late(ports, run)
         ask_waiting(ports, run)
 
@@ -229,7 +230,8 @@ def _look_at_underway(ports: Ports, run: Run) -> None:
 def _drop_removed(ports: Ports, run: Run) -> None:
     """Nobody waits for sites that are no longer of the fleet."""
     fleet = {s.name for s in ports.configs.fleet(run.loop).sites}
-    settled = ("verified", "failed", "restored", "removed")
+    back = run.phase is Phase.ROLLING_BACK
+    settled = ("restored", "stuck", "removed") if back else ("verified", "failed", "restored", "removed")
     gone = [(k, row) for k, row in rows(ports, run.id) if row.site not in fleet and row.status not in settled]
     _mark(ports, run, gone, "removed", {row.site: "no longer of the fleet" for _, row in gone})
 
@@ -270,7 +272,7 @@ def take_in(ports: Ports, loop: str, champion: str, run: Run | None, scoped: Col
     for site in fleet.sites:
         if site.name in listed or site.name in scoped:
             continue
-        if ports.store.get(site_partition(loop, site.name), SITE) is None:
+        if not state_of(ports, loop, site.name).candidate:
             adopt(ports, loop, site.name, champion)
         if run:
             _list(ports, run, _wave_of(run, fleet, site), [site.name])
@@ -703,10 +705,11 @@ def _measured(ports: Ports, run: Run, wave: Sequence[str]) -> Measured:
 
 
 def _count_back(listed: Iterable[RolloutRow]) -> tuple[int, int, int, int]:
-    """(restored, deferred, stuck, pending); a site that was never asked has nowhere to go back from."""
-    statuses = [r.status for r in listed]
+    """(restored, deferred, stuck, pending); a site that was never asked has nowhere to go back from, and nobody waits
+    for one that is no longer of the fleet."""
+    statuses = [r.status for r in listed if r.status not in ("waiting", "removed")]
     restored, deferred, stuck = (statuses.count(s) for s in ("restored", "deferred", "stuck"))
-    return restored, deferred, stuck, len(statuses) - restored - deferred - stuck - statuses.count("waiting")
+    return restored, deferred, stuck, len(statuses) - restored - deferred - stuck
 
 
 def rows(ports: Ports, run_id: str) -> list[tuple[str, RolloutRow]]:

@@ -83,12 +83,10 @@ def test_every_site_in_scope_is_in_exactly_one_wave_of_its_ring(
     assert all(0 < len(w.sites) <= (size or most) for w in waves)
 
 
-def test_a_plan_knows_its_summary_and_the_way_back_from_a_wave() -> None:
+def test_a_plan_knows_its_summary() -> None:
     waves = (PlannedWave("lab", ("lab",)), PlannedWave("plant", ("n1", "n2")), PlannedWave("far", ("far",)))
     made = Plan(loop="line", candidate=NEW, waves=waves, limits=Rollout())
     assert made.summary == (Wave("lab", 1), Wave("plant", 2), Wave("far", 1))
-    assert made.through(1) == ("n2", "n1", "lab")
-    assert made.through(0) == ("lab",)
 
 
 # --- one site

@@ -761,6 +761,24 @@ def test_a_run_is_cancelled_and_a_run_that_has_ended_is_not(world: World) -> Non
     settled(world)
 
 
+def test_a_site_that_spoke_before_it_was_adopted_has_a_way_back(worlds: Worlds) -> None:
+    world = worlds()
+    first = put_candidate(world.blobs, a_reference(), "bootstrap")
+    for plant in world.plants.all.values():
+        plant.serves = first
+    world.clock.advance(DAY / 2)
+    world.send(world.payload(world.batch("a")))
+    world.pump()
+    assert (world.state("a").observed, world.state("a").candidate) == (first, "")
+    world.begin()
+    assert (world.state("a").last_good, world.state("a").batches) == (first, 1)
+    second = handed_in(world)
+    world.plants["a"].slow.add(second)
+    world.answer()
+    world.until("rolled-back")
+    assert world.plants["a"].applied == [second, first]
+
+
 def test_the_first_champion_is_adopted_once(world: World) -> None:
     first = loop.head(world.ports, "line").champion
     loop.adopt(world.ports, "line", first, "ann")

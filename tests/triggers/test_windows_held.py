@@ -188,6 +188,24 @@ def test_a_site_that_joins_gets_the_candidate_in_its_rings_turn_and_one_that_lea
     assert row(world, "new")[0] == "verified"
 
 
+@pytest.mark.parametrize("during", [False, True])
+def test_nobody_waits_for_the_way_back_of_a_site_that_has_left(worlds: Worlds, during: bool) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abc")))
+    first = serving(world)[0]
+    second = rolling(world)
+    left = Fleet(sites=(Site(name="a"), Site(name="b")))
+    world.plants["c"].online = False
+    if not during:
+        world.configs.sites = left
+        loop.sweep(world.ports, "line")
+        assert row(world, "c")[0] == "removed"
+    loop.ask(world.ports, world.runs[-1].id, events.RollBackAsked, "ann", "complaints")
+    world.pump()
+    world.configs.sites = left
+    world.days(1)
+    assert (world.runs[-1].phase, serving(world)) == (Phase.ROLLED_BACK, [first, first, second])
+
+
 def test_a_site_that_joins_between_rollouts_gets_the_champion(worlds: Worlds) -> None:
     world = worlds(Fleet(sites=(Site(name="a"),)))
     old = world.plants["a"].serves

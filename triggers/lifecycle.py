@@ -274,7 +274,13 @@ def _resumed(run: Run, event: on.Resumed) -> Step:
         return Step(run)
     deploy = do.DeployWave(wave=run.wave, candidate=run.candidate)
     heard = frozenset(i for i in run.seen if not _of_wave(i))
-    return Step(replace(run, paused=None, seen=heard, because=f"resumed by {event.by}: {event.reason}"), (deploy,))
+    because = f"resumed by {event.by}: {event.reason}"
+    return Step(replace(run, paused=None, resumed=run.resumed + 1, seen=heard, because=because), (deploy,))
+
+
+def wave_deadline(run: Run) -> str:
+    """The name of the time given to a wave; each resumption gives it a new one."""
+    return f"{Phase.ROLLING_OUT}/{run.wave}{f'/{run.resumed}' if run.resumed else ''}"
 
 
 def _out_of_time(run: Run, event: on.DeadlinePassed) -> Step:
@@ -306,7 +312,7 @@ def _job_failed(run: Run, event: on.JobFailed) -> Step:
 
 def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
-    if event.phase == f"{Phase.ROLLING_OUT}/{run.wave}" and run.phase is Phase.ROLLING_OUT:
+    if event.phase == wave_deadline(run) and run.phase is Phase.ROLLING_OUT:
         return _out_of_time(run, event)
     if run.paused and event.phase == _pause(run.paused.at):
         return _back(run, event, f"{run.paused.reason}, and nobody went on with it")

@@ -741,7 +741,7 @@ def _withdraw_approval(ports: Ports, run: Run, effect: do.WithdrawApproval) -> N
 
 def _deploy_wave(ports: Ports, run: Run, effect: do.DeployWave) -> None:
     until = sites.deploy_wave(ports, run, effect.wave)
-    _set_deadline(ports, run, do.SetDeadline(phase=f"{Phase.ROLLING_OUT}/{effect.wave}", at=until))
+    _set_deadline(ports, run, do.SetDeadline(phase=lifecycle.wave_deadline(run), at=until))
     sites.report(ports, run.id)
 
 

@@ -77,8 +77,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` names them (None: the whole fleet).
 
     `requested_by`: names and ids of the person who asked for it; empty where drift did. `expires`: how long the
-    question is open. `through`: so many waves may begin before it is asked again (None: all). `seen` holds the ids of
-    events that may still come again: all but those of waves already judged.
+    question is open. `through`: so many waves may begin before it is asked again (None: all). `resumed`: how
+    often it was. `seen` holds the ids of events that may still come again: all but those of waves already judged.
     """
 
     id: str
@@ -109,5 +109,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     wave: int = 0
     times: tuple[WaveTimes, ...] = ()
     paused: Pause | None = None
+    resumed: int = 0
     limits: Limits
     seen: frozenset[str] = frozenset()

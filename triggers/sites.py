@@ -238,6 +238,8 @@ def _drop_removed(ports: Ports, run: Run) -> None:
 
 def _defer_late(ports: Ports, run: Run) -> None:
     """A site that took the candidate and has not shown itself well in time is not waited for: silence is no proof."""
+    if run.paused:
+        return
     now, hold = ports.clock.now(), hold_of(ports, run)
     for _, row in rows(ports, run.id):
         site = hold.fleet.site(row.site) if row.status in _TRYING else None

@@ -724,8 +724,8 @@ def sentence(entry: AuditEntry) -> Sentence:
     """One entry of the audit trail in words."""
     begins = _BEGINS.get(entry.kind, entry.kind)
     if entry.kind == "event-deadline-passed":
-        phase, _, wave = entry.data["event"]["phase"].partition("/")
-        begins = f"The time for {phase}{f', wave {int(wave) + 1},' if wave else ''} was over"
+        phase, wave = [*entry.data["event"]["phase"].split("/"), ""][:2]
+        begins = f"The time for {phase}{f', wave {int(wave) + 1},' if wave.isdecimal() else ''} was over"
     text = f"{begins}: {entry.text}." if entry.text else f"{begins}."
     return Sentence(at=entry.at, kind=entry.kind, actor=entry.actor, text=text)
 

@@ -132,7 +132,12 @@ def test_quarantine_says_why(stage: Any) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "said"),
-    [("training", "The time for training was over."), ("rolling-out/0", "The time for rolling-out, wave 1, was over.")],
+    [
+        ("training", "The time for training was over."),
+        ("rolling-out/0", "The time for rolling-out, wave 1, was over."),
+        ("rolling-out/0/1", "The time for rolling-out, wave 1, was over."),
+        ("awaiting-approval/remind", "The time for awaiting-approval was over."),
+    ],
 )
 def test_the_story_counts_waves_from_1(phase: str, said: str) -> None:
     kind = "event-deadline-passed"

@@ -159,6 +159,26 @@ def test_a_paused_rollout_asks_nobody_until_it_is_resumed(worlds: Worlds) -> Non
     assert serving(world) == [second] * 2
 
 
+def test_a_resumed_wave_has_time_anew(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"), Site(name="b"))))
+    rolling(world)  # its deadline is after an hour, the soak, and twice two days
+    run = world.runs[-1].id
+    loop.ask(world.ports, run, events.Paused, "ann", "inventory")
+    for hours in (48, 48, 12):  # the sites are mute
+        world.clock.advance(timedelta(hours=hours))
+        loop.sweep(world.ports, "line")
+        world.pump()
+    assert world.state("a").status == "applied", "nothing is decided in a pause"
+    loop.ask(world.ports, run, events.Resumed, "ann", "inventory is over")
+    world.pump()
+    world.clock.advance(timedelta(hours=2))
+    world.pump()
+    assert world.runs[-1].paused is None
+    world.clock.advance(timedelta(hours=107))
+    world.pump()
+    assert world.runs[-1].paused is not None
+
+
 def test_the_way_back_needs_no_window_unless_loop_yaml_says_so(worlds: Worlds) -> None:
     fleet = Fleet(sites=(Site(name="a", windows=(NIGHT,)),))
     at_once, patient = worlds(fleet), worlds(fleet, replace(LIMITS, rollback_in_windows=True))

@@ -180,7 +180,8 @@ class AzureMl:
             server.shutdown()
             server.server_close()
         AzureMl.called += self.requests
-        assert unknown(self.requests) == set(), "no role of infra/roles allows them: infra/calls.json"
+        strange = unknown(self.requests)
+        assert not strange, f"no role of infra/roles allows {strange}: infra/calls.json"
 
     def wait(self, timeout_s: float = 30.0) -> bool:
         """Until every job has ended."""

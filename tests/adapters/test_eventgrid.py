@@ -15,7 +15,7 @@ from adapters.local.database import Database
 from adapters.local.topic import SqliteTopic
 from tests.adapters.test_topic import event
 from tests.servers.eventgrid import KEY, EventGrid, How
-from triggers.errors import Refused, Retry
+from triggers.errors import Misconfigured, Refused, Retry
 
 pytestmark = pytest.mark.wire
 
@@ -97,5 +97,5 @@ def test_an_event_arrives_with_all_that_it_had(grid: EventGrid, topics: Topics) 
 
 def test_without_a_topic_the_error_names_the_setting() -> None:
     settings = Settings({})
-    with pytest.raises(Refused, match="EventGrid__topicEndpointUri"):
+    with pytest.raises(Misconfigured, match="EventGrid__topicEndpointUri"):
         EventGridTopic(settings, Identity(settings)).publish([event("a")])

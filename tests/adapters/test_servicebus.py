@@ -22,7 +22,7 @@ from adapters.azure.servicebus import ServiceBusBus
 from adapters.azure.settings import Settings
 from adapters.local.blobs import FileBlobs
 from adapters.local.clock import SystemClock
-from triggers.errors import Refused, Retry
+from triggers.errors import Misconfigured, Refused, Retry
 from triggers.ports import Message
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_a_queue_that_is_not_there_is_a_retry_that_names_it(peer: Peer, tmp_path
 def test_without_a_namespace_the_error_names_the_setting(tmp_path: Path) -> None:
     settings = Settings({})
     bus = ServiceBusBus(settings, Identity(settings), FileBlobs(tmp_path), SystemClock())
-    with pytest.raises(Refused, match="ServiceBus__fullyQualifiedNamespace"):
+    with pytest.raises(Misconfigured, match="ServiceBus__fullyQualifiedNamespace"):
         bus.send("telemetry", TWO)
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "retrain": "begin a run now",
     "cancel": "stop a run",
     "rollout": "pause, resume or roll back a run's rollout",
+    "revoke": "let no site be asked to serve a candidate",
     "freeze": "begin nothing new at a site, in a loop, or at all",
     "unfreeze": "go on where a freeze stopped",
     "quarantine": "what was not counted, and why",

@@ -39,6 +39,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = [f"{of['id']}: {of['phase']}", f"because   {of['because']}", f"cause     {of['cause']}"]
     said += [f"began     {app.when(of['started'])}" + (f", ended {app.when(of['ended'])}" if of["ended"] else "")]
     said += [f"champion  {of['champion']}"] + ([f"candidate {of['candidate']}"] if of["candidate"] else [])
+    if found["revoked"]:
+        said.append(f"revoked   {found['revoked'].removeprefix('revoked ')}")
     if of["verdict"]:
         said.append(f"gates     {of['outcome']}: {of['verdict']}")
     if asked:

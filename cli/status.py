@@ -1,6 +1,7 @@
 """`driftloop status`: every loop at a glance, and the sites of each. Times are UTC.
 
-Exit status 1 where something wants a person: a question is open, a loop cannot be read, a site is silent or stuck.
+Exit status 1 where something wants a person: a question is open, a loop cannot be read, a site is silent or
+stuck, or serves what was revoked.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def wants(found: dict[str, Any], fleets: list[dict[str, Any]]) -> list[str]:
         name = fleet["loop"]["name"]
         said += [f"{run['id']} waits for an answer: driftloop show {run['id']}" for run in fleet["waiting"]]
         for site in (s for ring in fleet["rings"] for s in ring["sites"]):
+            if site["revoked"]:
+                said.append(f"{name}/{site['name']} serves {site['observed'][:12]}, {site['revoked']}")
             if site["status"] in WANTING:
                 said.append(f"{name}/{site['name']} {site['status']}: {site['reason']}")
             elif site["silent"]:

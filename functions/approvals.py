@@ -9,7 +9,7 @@ import azure.functions as func
 import msgspec
 
 from functions import answers, approval_page, host, pages, people, traces
-from triggers import approval, loop, views
+from triggers import approval, candidates, loop, views
 from triggers.approval import Answer, Request
 from triggers.errors import DriftloopError
 from triggers.ports import Person
@@ -154,7 +154,8 @@ def _page(run: str, person: Person, refused: str = "", reason: str = "") -> page
     not_asked = approval.not_asked(request, them, rules, detail.now)
     if not not_asked and "approve" not in person.roles:
         not_asked = f"{person.name} may not approve"
-    partial = "" if not_asked else approval.not_impartial(request, them, rules)
+    revoked = candidates.revoked(ports, request.loop, request.candidate)
+    partial = "" if not_asked else revoked or approval.not_impartial(request, them, rules)
     token = people.seal(*_about(person, run, request)) if open_ and not not_asked else ""
     you = approval_page.You(person.name, token, not_asked, partial)
     return approval_page.render(detail, asked, you, refused, reason)

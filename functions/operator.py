@@ -144,6 +144,19 @@ def retrain(req: func.HttpRequest) -> func.HttpResponse:
     )
 
 
+@bp.route("loops/{loop}/revoke", methods=["POST"])
+def revoke(req: func.HttpRequest) -> func.HttpResponse:
+    """Let no site be asked to serve a candidate any more."""
+    name = req.route_params["loop"]
+
+    def change(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
+        ports.configs.loop(name)
+        loop.revoke(ports, name, asked.target, by.name, asked.reason)
+        return {"revoked": asked.target}
+
+    return people.operate(req, change)
+
+
 @bp.route("loops/{loop}/quarantine/{id}/replay", methods=["POST"])
 def replay_quarantined(req: func.HttpRequest) -> func.HttpResponse:
     """Let a batch come in once more."""

@@ -103,7 +103,8 @@ def reaction(problem: DriftloopError) -> int:
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody who changes something says. `target` is for a freeze: "all", a loop, or "loop/site"."""
+    """What somebody who changes something says. `target` is for a freeze: "all", a loop, or "loop/site";
+    or the digest of the candidate to revoke."""
 
     reason: str
     target: str = ""

@@ -233,6 +233,7 @@ def paths() -> dict[str, Any]:
             "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
         ),
         "/api/loops/{loop}/retrain": _change("Begin a run now", "run", _LOOP),
+        "/api/loops/{loop}/revoke": _change("Let no site be asked to serve a candidate any more", "revoked", _LOOP),
         "/api/runs/{run}": _view("Everything about one run", "RunDetail", _RUN),
         "/api/runs/{run}/story": _view("What happened to a run, in sentences", "Story", _RUN),
         "/api/runs/{run}/cancel": _change("Stop a run", "run", _RUN),

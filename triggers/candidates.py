@@ -10,6 +10,7 @@ import msgspec
 from triggers import codec
 from triggers.errors import NotFound, Refused
 from triggers.ports import Ports
+from triggers.records import Revoked
 
 if TYPE_CHECKING:
     from drift.reference import Reference
@@ -32,6 +33,23 @@ def reference(ports: Ports, candidate: str) -> Reference:
         ports.cache[key] = Reference.from_bytes(data)
     found: Reference = ports.cache[key]
     return found
+
+
+def revoked(ports: Ports, loop: str, candidate: str) -> str:
+    """Why no site of the loop is asked to serve this candidate any more; empty where one may be."""
+    record = ports.store.get(loop, f"revoked/{candidate}")
+    return f"{candidate[:12]} was {_in_words(codec.decode(record.value, Revoked))}" if record else ""
+
+
+def all_revoked(ports: Ports, loop: str) -> dict[str, str]:
+    """Why, by the digests of a loop's revoked candidates."""
+    found = ports.store.scan(loop, "revoked/")
+    return {r.key.removeprefix("revoked/"): _in_words(codec.decode(r.value, Revoked)) for r in found}
+
+
+def _in_words(found: Revoked) -> str:
+    """Who revoked it, and why."""
+    return f"revoked by {found.by}: {found.reason}"
 
 
 def manifest(ports: Ports, candidate: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ sweep sends. What computes with numpy is imported where it is used: most invocat
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
 from triggers.config import Fleet, Loop, duration, rate
-from triggers.errors import Conflict, Misconfigured, Refused, Retry
+from triggers.errors import Conflict, Misconfigured, NotFound, Refused, Retry
 from triggers.ports import Job, Message, Ports, Put
 from triggers.records import (
     AuditEntry,
@@ -30,6 +31,7 @@ from triggers.records import (
     LoopUnit,
     MaintenanceEvent,
     Outbox,
+    Revoked,
     Unit,
     WaitingModel,
     again,
@@ -291,8 +293,10 @@ def _begin(
 
 
 def submit(ports: Ports, loop_name: str, candidate: str, by: str, reason: str) -> str:
-    """A candidate that somebody else made enters at the gate. Raises Refused while another run is active."""
+    """A candidate that somebody else made enters at the gate. Raises Refused while another run is active, and where
+    it is revoked."""
     candidates.manifest(ports, candidate)
+    _refuse_revoked(ports, loop_name, candidate)
     return _start(ports, loop_name, reason, by, candidate)
 
 
@@ -426,6 +430,7 @@ def _use_labels(unit: LoopUnit, loop: Loop, labels: Mapping[str, str]) -> str:
 def adopt(ports: Ports, loop_name: str, candidate: str, by: str) -> None:
     """The first champion: what the sites serve before driftloop has made anything."""
     candidates.manifest(ports, candidate)
+    _refuse_revoked(ports, loop_name, candidate)
 
     def attempt() -> None:
         unit = LoopUnit(ports.store, loop_name, ports.clock.now())
@@ -440,6 +445,11 @@ def adopt(ports: Ports, loop_name: str, candidate: str, by: str) -> None:
         again(attempt)
     for site in ports.configs.fleet(loop_name).sites:
         sites.adopt(ports, loop_name, site.name, candidate)
+
+
+def _refuse_revoked(ports: Ports, loop_name: str, candidate: str) -> None:
+    if why := candidates.revoked(ports, loop_name, candidate):
+        raise Refused(why, candidate=candidate)
 
 
 def tell(ports: Ports, event: on.Event) -> Run:
@@ -686,6 +696,8 @@ def _not_automatic(ports: Ports, run: Run, effect: do.AskApproval) -> str:
     found = ports.blobs.get(f"evidence/{effect.evidence}.json")
     if codec.digest(found) != effect.evidence:
         return "the evidence is not what was judged"
+    if why := candidates.revoked(ports, run.loop, run.candidate):
+        return why
     pair = candidates.manifest(ports, run.champion), candidates.manifest(ports, run.candidate)
     return approval.not_automatic(rules, effect.outcome, msgspec.json.decode(found), *pair)
 
@@ -802,15 +814,20 @@ def job_ended(ports: Ports, name: str) -> None:
         event = on.JobFailed(**common, job=name, reason=f"{status.reason or status.state}{said}")
     else:
         try:
-            event = _trained(common, status.result) if kind == "train" else _evidence(ports, common, status.result)
+            event = (
+                _trained(ports, common, status.result) if kind == "train" else _evidence(ports, common, status.result)
+            )
         except (KeyError, AttributeError, TypeError, ValueError, msgspec.ValidationError) as problem:
             event = on.JobFailed(**common, job=name, reason=f"what it wrote cannot be read: {problem}")
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 
 
-def _trained(common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained:
+def _trained(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained | on.JobFailed:
     made = {"type": "trained", **common, "candidate": result["candidate"], "rows": result["rows"]}
-    return msgspec.convert(made, on.Trained)
+    event = msgspec.convert(made, on.Trained)
+    if why := candidates.revoked(ports, loop_of(event.run), event.candidate):
+        return on.JobFailed(**common, job=f"{event.run}-train", reason=f"what it made is refused: {why}")
+    return event
 
 
 def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Evaluated:
@@ -895,6 +912,8 @@ def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
                 _tell_answer(ports, request)
             return ""
         why = approval.refusal(request, given, rules, unit.now, sites.frozen(ports, loop_name))
+        if given.answer == "approve":
+            why = why or candidates.revoked(ports, loop_name, request.candidate)
         if why:
             _note_refused(unit, run_id, given, why)
         else:
@@ -1008,6 +1027,25 @@ def unfreeze(ports: Ports, target: str, by: str) -> None:
             flush(ports, run_id, f"/{ports.clock.now():%Y%m%dT%H%M%S}")
         for run in active_runs(ports, name):
             sites.carry_on(ports, run)
+
+
+def revoke(ports: Ports, loop_name: str, candidate: str, by: str, reason: str) -> None:
+    """No site of the loop is asked to serve this candidate from now on, on no way out or back; for good. What serves
+    it already goes on. Raises NotFound."""
+    if not _DIGEST.fullmatch(candidate) or not ports.blobs.exists(f"candidates/{candidate}/manifest.json"):
+        raise NotFound(f"{loop_name}: no candidate {candidate[:100]!r}; expected the 64 digits of its digest")
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        if unit.raw(key := f"revoked/{candidate}") is None:
+            unit.put(key, Revoked(by=by, at=unit.now, reason=reason))
+            unit.note("revoked", candidate, reason, by)
+            unit.commit()
+
+    again(attempt)
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _note_everywhere(ports: Ports, target: str, kind: str, text: str, by: str) -> None:

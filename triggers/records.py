@@ -142,6 +142,14 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Revoked(msgspec.Struct, frozen=True, kw_only=True):
+    """That no site is to serve a candidate any more: who said so, and why."""
+
+    by: str
+    at: datetime
+    reason: str
+
+
 class Unit:
     """Reads and writes of one partition that land together; each write expects what was read.
 

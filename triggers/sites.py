@@ -400,6 +400,8 @@ def deploy(ports: Ports, change: Change) -> None:
     limits, back = ports.configs.loop(change.loop).rollout, change.action == "rollback"
     shown = state.health is not None and rollout.proven(state.health, limits, ports.clock.now())
     try:
+        if why := candidates.revoked(ports, change.loop, change.candidate):
+            raise Refused(why)
         underway = ports.executor.apply(change, back or shown)
     except Offline as problem:
         settle(ports, change, "deferred", str(problem) or "offline")

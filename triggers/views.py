@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -100,6 +100,7 @@ class SiteView(View, frozen=True, kw_only=True):
     """What one site should serve (`intent`), what its newest telemetry says it serves (`observed`), and the way back.
 
     `requests`, `errors`, `p95_ms` (worst batch): since the last change there. `silent`: nothing heard for too long.
+    `revoked`: who revoked what it serves, and why, or empty.
     """
 
     name: str
@@ -119,6 +120,7 @@ class SiteView(View, frozen=True, kw_only=True):
     p95_ms: float
     recent: Recent
     frozen: str
+    revoked: str = ""
 
 
 class Ring(View, frozen=True, kw_only=True):
@@ -213,7 +215,8 @@ class ApprovalView(approval.Request, frozen=True, kw_only=True):
 
 class RunDetail(View, frozen=True, kw_only=True):
     """A run with everything that was decided about it. `evidence` is as the evaluation wrote it, `lineage` as the
-    candidate's manifest says; `may`: what a person can ask of it now; `quota`: sites that Azure has no room for."""
+    candidate's manifest says; `may`: what a person can ask of it now; `quota`: sites that Azure has no room for;
+    `revoked`: who revoked its candidate, and why, or empty."""
 
     now: datetime
     run: RunView
@@ -226,6 +229,7 @@ class RunDetail(View, frozen=True, kw_only=True):
     reports: list[str]
     may: list[str]
     quota: list[str] = []
+    revoked: str = ""
 
 
 class Sentence(View, frozen=True, kw_only=True):
@@ -338,12 +342,13 @@ def fleet(ports: Ports, name: str) -> FleetView:
 
 
 def _rings(ports: Ports, config: Loop, of_loop: Fleet) -> list[Ring]:
-    views = [_site(ports, config, site) for site in of_loop.sites]
+    revoked = candidates.all_revoked(ports, config.loop)
+    views = [_site(ports, config, site, revoked) for site in of_loop.sites]
     names = rollout.rings(of_loop, config.rollout)
     return [Ring(name=ring, sites=found) for ring in names if (found := [v for v in views if v.ring == ring])]
 
 
-def _site(ports: Ports, config: Loop, site: Site) -> SiteView:
+def _site(ports: Ports, config: Loop, site: Site, revoked: Mapping[str, str]) -> SiteView:
     state = sites.state_of(ports, config.loop, site.name)
     health, heard = state.health, state.observed_at
     return SiteView(
@@ -364,6 +369,7 @@ def _site(ports: Ports, config: Loop, site: Site) -> SiteView:
         p95_ms=health.p95_ms if health else 0.0,
         recent=_recent(ports, config.loop, site.name, state),
         frozen=_freeze(ports, f"{config.loop}/{site.name}"),
+        revoked=revoked.get(state.observed or state.candidate, ""),
     )
 
 
@@ -570,6 +576,7 @@ def run(ports: Ports, run_id: str) -> RunDetail:
         reports=reports(ports, found),
         may=[what for what, event in ASKED.items() if _may(found, event)],
         quota=list(quota.planned(ports.configs.fleet(found.loop)).problems),
+        revoked=candidates.all_revoked(ports, found.loop).get(found.candidate, ""),
     )
 
 
@@ -704,6 +711,7 @@ _BEGINS = {
     "adopted": "Adopted",
     "frozen": "Frozen",
     "unfrozen": "Unfrozen",
+    "revoked": "Revoked",
     "approval-asked": "Asked for an answer",
     "approval-withdrawn": "The question was withdrawn",
     "answered": "Answered",

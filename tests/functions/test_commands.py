@@ -58,6 +58,17 @@ def test_runs_show_and_explain_tell_of_a_run(where: list[str], stage: Any, run: 
     assert story.splitlines()[0][:4] == "2013"
 
 
+def test_a_candidate_is_revoked_and_that_is_said(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    for candidate in (stage.champion, stage.challenger):
+        assert told("revoke", candidate, "--reason", "it leaks", *where) == f"{candidate} is revoked\n"
+    assert f"serves {stage.champion[:12]}, revoked by " in told("status", *where, status=1)
+    said = told("show", run, *where)
+    assert f"candidate {stage.challenger}\nrevoked   by " in said
+    assert "no candidate '0123'" in told("revoke", "0123", "--reason", "it leaks", *where, status=2)
+
+
 def test_a_run_is_stopped_and_another_begun(where: list[str], stage: Any, run: str, told: Callable[..., str]) -> None:
     assert told("cancel", run, "--reason", "not now", *where) == f"{run} is told to stop\n"
     stage.host.pump()

@@ -13,6 +13,7 @@ from triggers import loop, sites
 
 CHANGES = [
     "loops/flights/retrain",
+    "loops/flights/revoke",
     "runs/{run}/cancel",
     "runs/{run}/rollback",
     "runs/{run}/pause",
@@ -64,6 +65,20 @@ def test_a_person_retrains_when_nothing_else_runs(stage: Any, run: str) -> None:
     got = stage.operate("/api/loops/flights/retrain", {"reason": "now"})
     assert (got.status, got.json()) == (202, {"run": "flights.2013-04-13.2"})
     assert loop.active_runs(stage.ports, "flights")[0].cause == "asked for by anna: now"
+
+
+def test_a_person_revokes_a_candidate_that_then_nobody_approves(stage: Any, run: str) -> None:
+    stage.sign_in("anna")
+    form = stage.form(run)
+    got = stage.operate("/api/loops/flights/revoke", {"reason": "it leaks", "target": stage.challenger})
+    assert (got.status, got.json()) == (202, {"revoked": stage.challenger})
+    why = f"{stage.challenger[:12]} was revoked by anna: it leaks"
+    assert f"and not approve: {why}" in stage.get(f"/api/approvals/{run}").text
+    answered = stage.answer(run, {**form, "answer": "approve"})
+    assert (answered.status, why in answered.text) == (409, True)
+    for target in ("", "0" * 64, stage.challenger[:12]):
+        got = stage.operate("/api/loops/flights/revoke", {"reason": "x", "target": target})
+        assert (got.status, "no candidate" in got.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize("target", ["all", "flights", "flights/JFK"])

@@ -161,6 +161,7 @@ STORED: tuple[Any, ...] = (
         told=True,
     ),
     records.Freeze(by="ann", at=NOW, reason="inventory"),
+    records.Revoked(by="zoe", at=NOW, reason="it leaks"),
     records.WaitingModel(
         at=NOW, model="azureml:line:7", by="ben", trained=("2026-01-01", "2026-02-01"), authors=("ben",)
     ),

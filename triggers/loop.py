@@ -690,8 +690,9 @@ def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> bool:
 
 
 def _not_automatic(ports: Ports, run: Run, effect: do.AskApproval) -> str:
-    rules = run.limits.approval.automatic
-    if rules is None:
+    """By the rules as they were when the run began, and as they are now."""
+    rules = run.limits.approval.automatic, ports.configs.loop(run.loop).approval.automatic
+    if None in rules:
         return approval.not_automatic(None, "", {}, {}, {})
     found = ports.blobs.get(f"evidence/{effect.evidence}.json")
     if codec.digest(found) != effect.evidence:
@@ -699,7 +700,8 @@ def _not_automatic(ports: Ports, run: Run, effect: do.AskApproval) -> str:
     if why := candidates.revoked(ports, run.loop, run.candidate):
         return why
     pair = candidates.manifest(ports, run.champion), candidates.manifest(ports, run.candidate)
-    return approval.not_automatic(rules, effect.outcome, msgspec.json.decode(found), *pair)
+    whys = [approval.not_automatic(rule, effect.outcome, msgspec.json.decode(found), *pair) for rule in rules]
+    return next(filter(None, whys), "")
 
 
 def _tell_approvers(ports: Ports, run: Run, request: approval.Request, what: str, suffix: str) -> bool:

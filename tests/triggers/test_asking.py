@@ -126,6 +126,20 @@ def test_by_rule_the_first_ring_begins_and_a_person_answers_for_the_rest(world: 
     assert world.until("verified").approved_by == "ann"
 
 
+@pytest.mark.parametrize("now", [None, cfg.Automatic(minimum_gain=0.2), cfg.Automatic(minimum_gain=0.0)])
+def test_by_rule_nothing_begins_that_the_rule_of_now_or_of_then_does_not_let_through(
+    world: World, now: cfg.Automatic | None
+) -> None:
+    then = 0.01 if now is None or now.minimum_gain else 0.2
+    with_rules(world, automatic=cfg.Automatic(minimum_gain=then))
+    candidate = put_candidate(world.blobs, a_reference(), "better")
+    run = loop.submit(world.ports, "line", candidate, "eve", "made by hand")
+    with_rules(world, automatic=now)
+    world.pump()
+    assert (world.request().state, world.runs[-1].phase) == ("open", "awaiting-approval")
+    assert len(cards(world, run)) == 1
+
+
 @pytest.mark.parametrize("how", ["reject", "cancel", "expire", "ring-goes-bad"])
 def test_what_began_by_rule_goes_back_when_a_person_does_not_follow(world: World, how: str) -> None:
     run = by_rule(world)

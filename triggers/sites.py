@@ -123,7 +123,7 @@ def ask_waiting(ports: Ports, run: Run) -> None:
     now, hold = ports.clock.now(), hold_of(ports, run)
     state = states(ports, run.loop)
     mine = {name for name, s in state.items() if s.run == run.id and s.action == "deploy"}
-    updating = {name for name in mine if state[name].status in rollout.UPDATING}
+    updating = {name for name, s in state.items() if s.status in rollout.UPDATING}  # for whatever run
     silence = duration(ports.configs.loop(run.loop).telemetry.silence)
     down = {
         name
@@ -139,9 +139,9 @@ def ask_waiting(ports: Ports, run: Run) -> None:
             waiting += [site] if row.status in ("waiting", "asked") else []
         elif (seen.status == "asked" or (returned(seen) and _spoke(seen))) and not hold.why(site, now):
             again_.append(site.name)
-    waiting.sort(key=lambda site: listed[site.name][0])
+    waiting.sort(key=lambda site: (listed[site.name][1].status != "asked", listed[site.name][0]))  # asked ones first
     room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
-    turn = hold.turn(waiting, now, room, down)
+    turn = hold.turn(waiting, now, room, down | updating)
     _mark(ports, run, [listed[name] for name in turn.now], "asked", {})
     _mark(ports, run, [listed[name] for name in turn.held], "waiting", turn.held)
     asked = [_deployment(run, listed[name][1].wave, name, now) for name in (*turn.now, *again_)]
@@ -479,6 +479,9 @@ def _held(ports: Ports, change: Change) -> str:
     if run.paused:
         return run.paused.reason
     state = state_of(ports, change.loop, change.site)
+    row = codec.decode(_need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}"), RolloutRow)
+    if state.run != run.id and row.status == "waiting":
+        return f"it is no longer asked: {row.reason}"  # its turn has gone to another site
     if state.change == change.id and state.status == "underway":
         return hold.frozen(change.site)  # what has begun is not left half done when a window closes
     return hold.why(site, ports.clock.now())

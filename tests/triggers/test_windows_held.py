@@ -13,6 +13,7 @@ from tests.triggers.samples import replace
 from tests.triggers.world import DAY, HALF, LOOP, START, World, a_reference, put_candidate
 from triggers import events, loop, sites
 from triggers.config import Blackout, Fleet, Rollout, Site, Window
+from triggers.records import SiteState, Unit, site_partition
 from triggers.run import Phase
 
 NIGHT = Window(cron="0 23 * * *", duration="3h")  # open at midnight, when the world speaks
@@ -118,6 +119,49 @@ def test_no_more_sites_change_at_once_than_may_be_unavailable(worlds: Worlds) ->
         world.half_day()
         assert serving(world).count(second) == min(n + 1, 5)
     assert world.runs[-1].phase is Phase.ROLLING_OUT
+
+
+def test_a_request_that_lags_is_counted_or_withdrawn(worlds: Worlds) -> None:
+    late = Window(cron="0 13 * * *", duration="3h")
+    sites_ = (Site(name="a", windows=(late,)), Site(name="b", windows=(late,)), Site(name="c"), Site(name="d"))
+    world = worlds(Fleet(sites=sites_), replace(LIMITS, wave_size=4, max_unavailable=2))
+    world.lags.add("deployments")
+    second = rolling(world)
+    assert [row(world, n)[0] for n in "abcd"] == ["waiting", "waiting", "asked", "asked"]
+    world.clock.advance(timedelta(hours=1))  # and the queue of requests lags
+    loop.sweep(world.ports, "line")
+    world.pump()
+    assert row(world, "a") == ("waiting", "as many sites as may be are unavailable")
+    world.lags.clear()
+    world.pump()
+    assert serving(world)[2:] == [second] * 2
+    assert serving(world).count(second) == 2
+
+
+def test_a_request_whose_turn_has_gone_to_another_changes_nothing(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "ab")), replace(LIMITS, wave_size=2, max_unavailable=1))
+    world.lags.add("deployments")
+    second = rolling(world)
+    loop.freeze(world.ports, "line/a", "ann", "inventory")
+    loop.sweep(world.ports, "line")
+    loop.unfreeze(world.ports, "line/a", "ann")
+    world.lags.clear()
+    world.pump()
+    assert serving(world).count(second) == 1
+
+
+def test_a_change_that_another_run_began_takes_its_place(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "ab")), replace(LIMITS, wave_size=1, max_unavailable=1))
+    unit = Unit(world.store, site_partition("line", "b"))
+    begun = replace(unit.need(sites.SITE, SiteState), run="line.2026-02-01.0", action="deploy", status="underway")
+    unit.put(sites.SITE, begun)
+    unit.commit()
+    second = rolling(world)
+    assert row(world, "a") == ("waiting", "as many sites as may be are unavailable")
+    unit.put(sites.SITE, replace(unit.need(sites.SITE, SiteState), status="verified"))
+    unit.commit()
+    world.until("verified")
+    assert serving(world) == [second] * 2
 
 
 def test_offline_sites_block_others_only_beyond_what_may_be_unavailable(worlds: Worlds) -> None:

@@ -127,11 +127,13 @@ def _folded(name: str) -> str:
 
 
 def entry(request: Request, answer: Answer | Consent, rules: Approval, now: datetime) -> str:
-    """By which entry of the list somebody may answer; empty where by none."""
+    """By which entry of the list somebody may answer; empty where by none. Case is no difference: sign-ins have none
+    (Azure's come in lower case). Other ways of writing a name are: what looks alike may be somebody else."""
     people, groups = approvers(request, rules, now)
-    mine = [name for name in (answer.by, answer.id) if name]
-    mine += [who for who, accounts in rules.accounts.items() if set(mine) & set(accounts)]
-    if named := next((name for name in mine if name in people), ""):
+    listed = {name.lower(): name for name in people}
+    mine = [name.lower() for name in (answer.by, answer.id) if name]
+    mine += [who.lower() for who, accounts in rules.accounts.items() if {a.lower() for a in accounts} & set(mine)]
+    if named := next((listed[name] for name in mine if name in listed), ""):
         return named
     mine = [answer.entry] if isinstance(answer, Consent) else [f"group {g}" for g in sorted(answer.groups)]
     return next((name for name in mine if name in {f"group {g}" for g in groups}), "")

@@ -37,12 +37,15 @@ class Compared:
 def compare(
     metric: str, label: Floats, champion: Floats, challenger: Floats, at: NDArray[np.int64], confidence: float
 ) -> Compared:
-    """The metric of both on labelled rows, and the interval of the gain. A score that is missing makes all NaN."""
-    if not len(label) or not (np.isfinite(champion).all() and np.isfinite(challenger).all()):
-        return Compared(len(label))
+    """The metric of both on labelled rows, and the interval of the gain. A score that is missing makes its model's
+    metric NaN, and the gain."""
+    if not len(label):
+        return Compared(0)
     measure = METRICS[metric]
-    a, of_a = measure(label, champion)
-    b, of_b = measure(label, challenger)
+    (a, of_a), (b, of_b) = (
+        measure(label, score) if np.isfinite(score).all() else (NAN, np.full(len(label), NAN))
+        for score in (champion, challenger)
+    )
     sign = 1.0 if metric in HIGHER_IS_BETTER else -1.0
     gain = sign * (b - a)
     half = half_width(sign * (of_b - of_a), clusters(at), confidence)

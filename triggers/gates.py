@@ -129,7 +129,7 @@ def _above(least: float, found: Comparison, evidence: Evidence, limits: Gates, n
         return Verdict("failed", f"{named} is not a number")
     champion, challenger, gained, low, high = numbers
     if not low <= gained <= high:
-        return Verdict("failed", f"the interval [{low:+.4f}, {high:+.4f}] does not hold its own estimate {gained:+.4f}")
+        return Verdict("failed", _outside(gained, low, high))
     if not limits.confidence <= evidence.confidence < 1:
         at = f"{evidence.confidence:.0%} confidence, not {limits.confidence:.0%}"
         return Verdict("inconclusive", f"the interval is at {at}")
@@ -144,8 +144,15 @@ def _above(least: float, found: Comparison, evidence: Evidence, limits: Gates, n
     return Verdict("inconclusive", f"{said}: the interval reaches below {least:+.4f}")
 
 
+def _outside(gained: float, low: float, high: float) -> str:
+    return f"the interval [{low:+.4f}, {high:+.4f}] does not hold its own estimate {gained:+.4f}"
+
+
 def slices(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
-    """No site, cohort or group with rows enough loses more than stated."""
+    """No site, cohort or group with rows enough loses more than stated.
+
+    Where neither model could be measured, the rows have no measure (of the AUC: they all have one outcome).
+    """
     parts = (
         ("site", evidence.sites, limits.maximum_site_loss, True),
         ("cohort", evidence.cohorts, limits.maximum_slice_loss, True),
@@ -154,12 +161,21 @@ def slices(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
     for kind, found, most, wanted in parts:
         if most is None or not wanted:
             continue
-        if not found and evidence.overall.rows >= limits.minimum_rows:
-            yield Verdict("inconclusive", f"the models were not compared by {kind}")
-        for name, each in sorted(found.items()):
-            if each.rows >= limits.minimum_part_rows:
-                named = name if kind != "cohort" else f"cohort {name}"
-                yield from _loss(f"{named} loses", each, most, evidence.metric)
+        large = {name: each for name, each in found.items() if each.rows >= limits.minimum_part_rows}
+        judged = {n: e for n, e in large.items() if not (_missing(e.champion) and _missing(e.challenger))}
+        few, without = len(found) - len(large), len(large) - len(judged)
+        if not judged and evidence.overall.rows >= limits.minimum_rows:
+            said = [f"{few} {'has' if few == 1 else 'have'} fewer rows than {limits.minimum_part_rows}"] * bool(few)
+            said += [f"at {without} neither model could be measured by {evidence.metric}"] * bool(without)
+            why = (
+                f"no {kind} could be compared: {', '.join(said)}" if said else f"the models were not compared by {kind}"
+            )
+            yield Verdict("inconclusive", why)
+        elif without:
+            yield Verdict("passed", f"{without} of {len(found)} {kind}s could not be compared by {evidence.metric}")
+        for name, each in sorted(judged.items()):
+            named = name if kind != "cohort" else f"cohort {name}"
+            yield from _loss(f"{named} loses", each, most, evidence.metric)
 
 
 def fairness(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
@@ -177,12 +193,14 @@ def fairness(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
 
 def _loss(said: str, found: Comparison, most: float, of: str) -> Iterator[Verdict]:
     """A loss above `most`: failed where the whole interval says so, else for a person to judge."""
-    numbers = _numbers(found)
+    numbers, named = _numbers(found), said.rsplit(" ", 1)[0]
     if numbers is None:
-        yield Verdict("failed", f"{said.rsplit(' ', 1)[0]}: {of} is not a number")
+        yield Verdict("failed", f"{named}: {of} is not a number")
         return
     _, _, gained, low, high = numbers
-    if -gained > most:
+    if not low <= gained <= high:
+        yield Verdict("failed", f"{named}: {_outside(gained, low, high)}")
+    elif -gained > most:
         loss = f"{said} {-gained:.4f} [{-high:.4f}, {-low:.4f}] {of} on {found.rows:,} rows, more than {most:.4f}"
         yield Verdict("failed", loss) if -high > most else Verdict("inconclusive", f"{loss}, though not proven")
 
@@ -357,6 +375,10 @@ def _size(bytes_: float) -> str:
         if bytes_ >= size:
             return f"{bytes_ / size:.1f} {unit}"
     return f"{bytes_:.0f} B"
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
 
 
 def _numbers(found: Comparison) -> tuple[float, float, float, float, float] | None:

@@ -61,13 +61,15 @@ def test_identical_models_gain_nothing_and_the_interval_says_so() -> None:
     assert (found.gain, found.gain_low, found.gain_high) == (0, 0, 0)
 
 
-def test_one_missing_score_makes_nothing_measurable() -> None:
+def test_one_missing_score_makes_its_models_metric_and_the_gain_unmeasurable() -> None:
     score = np.random.default_rng(0).random(100)
     holed = np.where(np.arange(100) == 3, np.nan, score)
     for champion, challenger in ((score, holed), (holed, score)):
         found = compare("auc", (score > 0.4).astype(float), champion, challenger, np.arange(100), 0.95)
         assert found.rows == 100
-        assert math.isnan(found.champion)
+        assert math.isnan(found.champion) is (champion is holed)
+        assert math.isnan(found.challenger) is (challenger is holed)
+        assert math.isnan(found.gain)
         assert math.isnan(found.gain_low)
 
 

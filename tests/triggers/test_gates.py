@@ -83,6 +83,10 @@ def worse(by: float, width: float = 0.01, rows: int = 1000) -> Comparison:
     return Comparison(rows, 0.7, 0.7 - by, -by, -by - width, -by + width)
 
 
+UNMEASURED = Comparison(1000)
+"""Neither model could be measured, as by the AUC where all rows have one outcome."""
+
+
 @pytest.mark.parametrize(
     ("sites", "limit", "said"),
     [
@@ -105,7 +109,31 @@ def worse(by: float, width: float = 0.01, rows: int = 1000) -> Comparison:
                 "a loses 0.0500 [0.0100, 0.0900] auc on 1,000 rows, more than 0.0200, though not proven",
             ),
         ),
-        ({"a": worse(0.9, rows=10)}, 0.02, PASSES),
+        ({"a": worse(0.9, rows=10), "b": a_comparison()}, 0.02, PASSES),
+        (
+            {"a": worse(0.9, rows=10)},
+            0.02,
+            Verdict("inconclusive", "no site could be compared: 1 has fewer rows than 100"),
+        ),
+        (
+            {"a": UNMEASURED, "b": a_comparison(), "c": UNMEASURED},
+            0.02,
+            replace(PASSES, reason=f"{PASSES.reason}; 2 of 3 sites could not be compared by auc"),
+        ),
+        (
+            {"a": UNMEASURED, "b": a_comparison(rows=99)},
+            0.02,
+            Verdict(
+                "inconclusive",
+                "no site could be compared: 1 has fewer rows than 100, at 1 neither model could be measured by auc",
+            ),
+        ),
+        ({"a": replace(UNMEASURED, champion=0.7)}, 0.02, Verdict("failed", "a: auc is not a number")),
+        (
+            {"a": a_comparison(gain=-0.05, gain_low=-0.01, gain_high=0.01)},
+            0.1,
+            Verdict("failed", "a: the interval [-0.0100, +0.0100] does not hold its own estimate -0.0500"),
+        ),
         ({"a": a_comparison(gain=None)}, 0.02, Verdict("failed", "a: auc is not a number")),
         ({"a": a_comparison(gain_high=math.nan)}, 0.02, Verdict("failed", "a: auc is not a number")),
         ({}, 0.02, Verdict("inconclusive", "the models were not compared by site")),

@@ -227,6 +227,7 @@ class World:
             sites={s: told(on & (self.history.site == i)) for i, s in enumerate(self.history.sites)},
             end=utc(now),
             trials={"challenger": Trial()},  # it was opened and has scored every row
+            schema="",  # by the loop's features
         )
         return gates.judge(evidence, challenger.name, champion.name, loop.gates, utc(now))
 

@@ -299,7 +299,9 @@ def _same(architecture: str) -> str:
 
 def behaviour(evidence: Evidence, limits: Gates) -> Iterator[Verdict]:
     """It takes the loop's rows, is as well calibrated as asked, changes no more answers, and fails no example."""
-    if evidence.schema:
+    if evidence.schema is None:
+        yield Verdict("inconclusive", "whether its rows are the loop's was not looked at")
+    elif evidence.schema:
         yield Verdict("failed", f"its rows are not the loop's: {evidence.schema}")
     error = evidence.calibration.get("challenger")
     for what, found, most in (

@@ -236,6 +236,7 @@ class Stage:
                 "trials": {"challenger": {"memory": 91_000_000, "cpu_ms": 0.8, "p50_ms": 1.1, "p95_ms": 3.2}},
                 "calibration": {"champion": 0.041, "challenger": 0.022},
                 "churn": 0.083,
+                "schema": "",
                 "data": "d" * 64,
                 "latency_ms": {"p50": 1.1, "p95": 3.2},
                 "bytes": 812345,

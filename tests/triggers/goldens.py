@@ -201,7 +201,8 @@ def _all() -> dict[str, Golden]:
     made["Run-paused"] = Golden(paused, type(paused), "Run")
     for kind in on.EVENTS:
         made[f"Event-{kind.__name__}"] = Golden(an_event(kind), on.AnyEvent, "Event")
-    made["Event-Evaluated"] = Golden(an_event(on.Evaluated, evidence=evidence(trials={})), on.AnyEvent, "Event")
+    early = evidence(trials={}, schema=None)
+    made["Event-Evaluated"] = Golden(an_event(on.Evaluated, evidence=early), on.AnyEvent, "Event")
     made["Event-Evaluated-whole"] = Golden(an_event(on.Evaluated, evidence=WHOLE, rooms=(ROOM,)), on.AnyEvent, "Event")
     for effect in EFFECTS:
         made[f"Outbox-{type(effect).__name__}"] = Golden(

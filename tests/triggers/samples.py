@@ -48,6 +48,7 @@ def evidence(**changes: Any) -> on.Evidence:
         end=NOW - HOUR,
         data="d" * 64,
         trials={"challenger": on.Trial()},
+        schema="",
     )
     return replace(told, **changes)
 

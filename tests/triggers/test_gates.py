@@ -315,6 +315,7 @@ def test_rows_are_scored_in_time_on_the_sites_architecture(
             Gates(),
             Verdict("failed", "its rows are not the loop's: it lacks x (number)"),
         ),
+        ({"schema": None}, Gates(), Verdict("inconclusive", "whether its rows are the loop's was not looked at")),
         ({"churn": 0.5, "calibration": {"challenger": 0.5}}, Gates(), PASSES),
         (
             {"churn": 0.2},

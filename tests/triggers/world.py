@@ -189,6 +189,7 @@ class Trainer:
             "sites": {},
             "data": "d" * 64,
             "trials": {"challenger": {}},
+            "schema": "",
         }
         return {**found, **self.evidence}
 

@@ -46,7 +46,9 @@ def wants(found: dict[str, Any], fleets: list[dict[str, Any]]) -> list[str]:
         said += [f"{run['id']} waits for an answer: driftloop show {run['id']}" for run in fleet["waiting"]]
         for site in (s for ring in fleet["rings"] for s in ring["sites"]):
             if site["revoked"]:
-                said.append(f"{name}/{site['name']} serves {site['observed'][:12]}, {site['revoked']}")
+                said.append(
+                    f"{name}/{site['name']} serves {(site['observed'] or site['intent'])[:12]}, {site['revoked']}"
+                )
             if site["status"] in WANTING:
                 said.append(f"{name}/{site['name']} {site['status']}: {site['reason']}")
             elif site["silent"]:

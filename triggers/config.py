@@ -647,8 +647,8 @@ class Site(Section, frozen=True, kw_only=True):
     executor: how a candidate gets there: local (asked at its url), azureml (pushed), flux (pulled from Git) or iotedge;
         on one machine every site is asked at its url
     resource_id: of the connected cluster in Azure
-    subscription: that its endpoints count against
-    region: of Azure, where they count
+    subscription: of Azure, of its cluster
+    region: of Azure, of its cluster
     certificate_expires: when the cluster's connection to Azure ends unless it is renewed; it is warned of
     data: may-leave, or stays: sketches and evidence only, trained and evaluated at the site
     keys: by which it signs its batches; none: unsigned batches are taken
@@ -722,12 +722,13 @@ class Quota(Section, frozen=True, kw_only=True):
     """What Azure ML allows for the sites that are pushed to.
 
     profile: the limits as they are (current), or as they were and in some places still are (older)
-    endpoints: online endpoints in a subscription and region that the fleet may use; default: all of the profile
+    endpoints: online endpoints in the workspace's subscription and region that the fleet may use; default: all of the
+        profile
     deployments: deployments there
-    per_endpoint: deployments of an endpoint
+    per_endpoint: without effect, as each site has an endpoint of its own with two deployments at most
     cluster_endpoints: endpoints on a cluster
     cluster_deployments: deployments on a cluster
-    subscriptions: where sites may go for which their own subscription has no room
+    subscriptions: without effect, as all sites are pushed to through the app's one workspace
     """
 
     profile: Literal["current", "older"] = "current"

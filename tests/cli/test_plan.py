@@ -68,7 +68,7 @@ def test_a_site_that_can_never_change_and_a_quota_that_does_not_suffice_are_prob
         "e: no window within a year is 92 d 14 h long",
         "1 site (p2): no room under the quotas (current); executor: flux needs none",
     ]
-    assert found["quota"]["notes"] == ["the subscription, its region: 2 of 2 endpoints, 4 of 500 deployments"]
+    assert found["quota"]["notes"] == ["the workspace: 2 of 2 endpoints, 4 of 500 deployments"]
 
 
 def test_the_size_of_a_candidate_is_that_of_its_files(said: Any, tmp_path: Path) -> None:

@@ -1091,16 +1091,16 @@ def sweep(ports: Ports, loop_name: str) -> None:
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
             job_ended(ports, lifecycle.job(run))
-        if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK):
-            for _, row in sites.rows(ports, run.id):
-                state = sites.state_of(ports, loop_name, row.site)
-                if state.run == run.id and state.status != row.status:
-                    sites.follow_up(ports, loop_name, row.site, state)
+        if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK, Phase.AWAITING_APPROVAL):
+            sites.mend(ports, run)
             sites.carry_on(ports, run)
             sites.report(ports, run.id)
         if run.phase is Phase.AWAITING_APPROVAL:
             _resume_answer(ports, run)
     _cancel_frozen(ports, loop_name)
+    if verified := [r for r in runs(ports, loop_name) if r.phase is Phase.VERIFIED]:
+        sites.mend(ports, verified[-1])  # a site may fail late
+        sites.report(ports, verified[-1].id)
     _converge(ports, loop_name)
     _warn_of_certificates(ports, loop_name)
     wanted = ports.configs.loop(loop_name).training.labels

@@ -182,16 +182,21 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
     A site that has not answered yet is asked, too, so that a late request finds a newer one there.
     """
     now, fleet = ports.clock.now(), ports.configs.fleet(run.loop)
-    known = {s.name: s for s in fleet.sites} if run.limits.rollout.rollback_in_windows else {}
+    here = {s.name: s for s in fleet.sites}
+    known = here if run.limits.rollout.rollback_in_windows else {}
     changes = []
     for _, row in reversed(rows(ports, run.id)):
-        if row.wave > through or (only_failed and row.status != "failed") or row.status == "removed":
+        if (
+            row.wave > through
+            or (only_failed and (row.status != "failed" or row.site not in here))
+            or row.status == "removed"
+        ):
             continue
         if row.site in known and not windows.open_at(known[row.site], now, fleet.blackouts):
             continue
         state = state_of(ports, run.loop, row.site)
-        if state.run != run.id and row.status == "waiting":
-            continue  # it was not asked for anything
+        if state.run != run.id and (row.status == "waiting" or only_failed):
+            continue  # it was not asked for anything, or has been since
         if state.run == run.id and state.action == "rollback" and state.status != "asked":
             continue
         changes.append(
@@ -212,10 +217,19 @@ def carry_on(ports: Ports, run: Run) -> None:
     _drop_removed(ports, run)
     if run.phase is Phase.ROLLING_BACK:
         roll_back(ports, run, run.wave, run.because)
-    if run.phase in _OUT:
-        _look_at_underway(ports, run)
+    _look_at_underway(ports, run)
+    if run.phase in _OUT or _begun(run):
         _defer_late(ports, run)
         ask_waiting(ports, run)
+
+
+def mend(ports: Ports, run: Run) -> None:
+    """Carry to a run's list what a crash has left at its sites."""
+    fleet = {s.name for s in ports.configs.fleet(run.loop).sites}
+    for _, row in rows(ports, run.id):
+        state = state_of(ports, run.loop, row.site)
+        if state.run == run.id and state.status != row.status and (row.status != "removed" or row.site in fleet):
+            follow_up(ports, run.loop, row.site, state)
 
 
 def _look_at_underway(ports: Ports, run: Run) -> None:
@@ -465,8 +479,12 @@ def _wanted(ports: Ports, change: Change) -> bool:
     candidate = _way_back(state_of(ports, run.loop, change.site), run.id) if back else run.candidate
     if (change.candidate, change.fence) != (candidate, fence(run.id, back)):
         raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
-    begun = run.phase is Phase.AWAITING_APPROVAL and bool(run.times)  # by rule; a person answers for the rest
-    return run.phase in (_BACK if back else _OUT) or (begun and not back)
+    return run.phase in (_BACK if back else _OUT) or (_begun(run) and not back)
+
+
+def _begun(run: Run) -> bool:
+    """By rule; a person answers for the rest."""
+    return run.phase is Phase.AWAITING_APPROVAL and bool(run.times)
 
 
 def _held(ports: Ports, change: Change) -> str:
@@ -643,7 +661,7 @@ def report(ports: Ports, run_id: str) -> None:
     run, now = _run(ports, run_id), ports.clock.now()
     listed = [row for _, row in rows(ports, run_id)]
     event: WaveReported | RollbackReported
-    if run.phase is Phase.ROLLING_OUT or (run.phase is Phase.AWAITING_APPROVAL and run.times):
+    if run.phase is Phase.ROLLING_OUT or _begun(run):
         counts = rollout.count(((r.wave, r.status) for r in listed), run.wave, run.waves[run.wave].sites)
         verified, failed, deferred, pending, removed = counts
         if pending and not failed:

@@ -164,6 +164,55 @@ def test_a_change_that_another_run_began_takes_its_place(worlds: Worlds) -> None
     assert serving(world) == [second] * 2
 
 
+def fails_unnoticed(world: World, site: str, **more: Any) -> None:
+    """A crash after the site's own record is written, before anything follows."""
+    unit = Unit(world.store, site_partition("line", site))
+    unit.put(sites.SITE, replace(unit.need(sites.SITE, SiteState), **{"status": "failed", "reason": "slow", **more}))
+    unit.commit()
+
+
+def test_a_late_failure_that_a_crash_left_is_found_by_the_sweep(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "ab")))
+    first = serving(world)[0]
+    second = rolling(world)
+    world.until("verified")
+    fails_unnoticed(world, "a")
+    world.days(1)
+    assert (world.state("a").status, serving(world)) == ("restored", [first, second])
+
+
+def test_a_first_ring_that_goes_bad_during_the_question_is_found_by_the_sweep(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a", ring="lab"), Site(name="b", ring="plant"))))
+    first = serving(world)[0]
+    rolling(world)
+    run = world.runs[-1]
+    unit = Unit(world.store, "line")
+    unit.raw(f"run/{run.id}")
+    unit.put(f"run/{run.id}", replace(run, phase=Phase.AWAITING_APPROVAL))
+    unit.commit()
+    fails_unnoticed(world, "a")
+    world.days(1)
+    assert (world.runs[-1].phase, serving(world)) == (Phase.ROLLED_BACK, [first] * 2)
+
+
+def test_a_way_back_that_is_underway_survives_the_loss_of_its_message(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=(Site(name="a"),)))
+    first = serving(world)[0]
+    rolling(world)
+    world.lags.add("deployments")
+    run = world.runs[-1].id
+    loop.ask(world.ports, run, events.RollBackAsked, "ann", "complaints")
+    world.pump()
+    world.bus.complete(world.bus.receive("deployments", 9))
+    back = {"action": "rollback", "change": f"{run}/a/rollback", "fence": sites.fence(run, back=True)}
+    fails_unnoticed(world, "a", status="underway", step="some", candidate=first, **back)
+    world.lags.clear()
+    loop.sweep(world.ports, "line")
+    world.clock.advance(timedelta(minutes=2))
+    world.pump()
+    assert serving(world) == [first]
+
+
 def test_offline_sites_block_others_only_beyond_what_may_be_unavailable(worlds: Worlds) -> None:
     fleet = Fleet(sites=tuple(Site(name=n) for n in "abcd"))
     world = worlds(fleet, replace(LIMITS, wave_size=4, max_unavailable=2))

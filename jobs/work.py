@@ -27,7 +27,7 @@ from jobs.evaluate import Comparison, nothing
 from jobs.package import Blobs, environment, fetch, package
 from jobs.review import review, thinned
 from jobs.table import Table
-from triggers.config import Loop, parse_loop
+from triggers.config import Loop, duration, parse_loop
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -164,6 +164,7 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
             "rows": min(int(own.get("rows") or len(rows)), len(rows)),
             "from": _iso(spec.start),
             "to": _iso(spec.end),
+            "newest": _newest(rows, loop, spec.end),
             "data": rows.digest(),
             "training": {role: [_iso(t) for t in window] if window else None for role, window in windows.items()},
             "holdout": frozen.compared(old, loop),
@@ -176,6 +177,14 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
             "schema": extra.differs(manifests["challenger"], loop),
         }
     )
+
+
+def _newest(rows: Table, loop: Loop, end: datetime) -> str | None:
+    """When the newest row was due to have its label, at most the end of the window."""
+    if not len(rows):
+        return None
+    due = datetime.fromtimestamp(int(rows.at.max()), UTC) + duration(loop.schema.label_delay)
+    return _iso(min(due, _aware(end)))
 
 
 def _compared(script: Path, rows: Table, told: Path, work: Path) -> dict[str, Any]:

@@ -387,7 +387,8 @@ class Gates(Section, frozen=True, kw_only=True):
     examples: file beside loop.yaml (CSV or Parquet, columns as in your table) of rows that must not fail: each has
         the least and the greatest score that it may get in the columns at_least and at_most, and perhaps a name
     maximum_p95_ms: 95% of single rows must be scored within so many milliseconds, measured on the site's architecture
-    maximum_age: evidence that is older when it is judged does not count
+    maximum_age: evidence that is older when it is judged does not count; it is as old as its newest labelled row, less
+        schema.label_delay
     """
 
     metric: Metric | None = None

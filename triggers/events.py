@@ -37,6 +37,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What an evaluation measured. Rows lie outside both training windows; `data` is the digest of those rows.
 
+    `start` and `end` are what was asked for; `newest` is when the newest of the rows was due to have its label.
     `sites`, `cohorts` and `groups` (of a feature) are parts of the rows. In `fairness`, by feature, champion and
     challenger are how far apart the two groups are that lie furthest apart with each, and the gain is what that has
     shrunk by. `holdout` is on the frozen rows, of the file `holdout_sha256`. `trials` are by role. `new_bytes`
@@ -57,6 +58,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     log_loss: dict[str, float | None] = {}
     start: datetime | None = None
     end: datetime | None = None
+    newest: datetime | None = None
     data: str = ""
     holdout: Comparison | None = None
     holdout_sha256: str = ""

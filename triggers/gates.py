@@ -93,7 +93,7 @@ def _fresh(evidence: Evidence, limits: Gates, now: datetime) -> Verdict:
         return Verdict("inconclusive", "evidence does not say from when it is")
     if evidence.end > now + _AHEAD:
         return Verdict("inconclusive", f"evidence ends at {evidence.end:%Y-%m-%d %H:%M} UTC, in the future")
-    age = now - evidence.end
+    age = now - (evidence.newest or evidence.end)  # stored evidence may not have the former
     if age > duration(limits.maximum_age):
         return Verdict("inconclusive", f"evidence is {age.days} days old, more than {limits.maximum_age}")
     return Verdict("passed", "")

@@ -866,6 +866,7 @@ def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -
         "log_loss": found.get("log_loss") or {},
         "start": _time(found.get("from")),
         "end": _time(found.get("to")),
+        "newest": _time(found.get("newest")),
         "data": found.get("data") or "",
         "holdout": compared(frozen) if frozen else None,
         "holdout_sha256": frozen.get("sha256") or "",

@@ -77,6 +77,7 @@ def test_rows_of_either_training_window_do_not_count(home: Any, pair: dict[str, 
     found = home.does("evaluate", **pair)
     assert found["rows"] == (rows(500).at >= home.start + 8 * DAY).sum()
     assert found["gain_low"] > 0
+    assert datetime.fromisoformat(found["newest"]).timestamp() == rows(500).at.max() + 6 * 3600
     assert found["log_loss"]["challenger"] < found["log_loss"]["champion"]
     assert sum(site["rows"] for site in found["sites"].values()) == found["rows"]
     assert found["training"]["challenger"] == [f"2024-01-{d}T00:00:00Z" for d in ("05", "09")]

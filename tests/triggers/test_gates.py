@@ -48,6 +48,12 @@ def overall(**changes: Any) -> Evidence:
             LIMITS,
             Verdict("inconclusive", "evidence is 8 days old, more than 7d"),
         ),
+        (
+            evidence(newest=NOW - 9 * DAY),
+            LIMITS,
+            Verdict("inconclusive", "evidence is 9 days old, more than 7d"),
+        ),
+        (evidence(newest=NOW - DAY), LIMITS, Verdict("passed", f"{SAID}, above +0.0000; no frozen holdout")),
         (evidence(end=None), LIMITS, Verdict("inconclusive", "evidence does not say from when it is")),
         (
             evidence(end=NOW + DAY),

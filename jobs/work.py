@@ -170,7 +170,6 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
             "holdout": frozen.compared(old, loop),
             "examples": examples.judged(canned["challenger"]),
             "trials": tried,
-            "latency_ms": {name: tried["challenger"].get(f"{name}_ms") for name in ("p50", "p95")},
             "bytes": sum(f.bytes for n, f in manifests["challenger"].files.items() if n.endswith(".onnx")),
             "new_bytes": _new(manifests["challenger"], manifests["champion"]),
             "rows_per_hour": everything.busiest(3600),

@@ -62,7 +62,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     data: str = ""
     holdout: Comparison | None = None
     holdout_sha256: str = ""
-    latency_ms: dict[str, float | None] = {}
     bytes: int = 0
     new_bytes: int | None = None
     trials: dict[str, Trial] = {}

@@ -870,7 +870,6 @@ def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -
         "data": found.get("data") or "",
         "holdout": compared(frozen) if frozen else None,
         "holdout_sha256": frozen.get("sha256") or "",
-        "latency_ms": found.get("latency_ms") or {},
         "bytes": int(found.get("bytes") or 0),
         "new_bytes": found.get("new_bytes"),
         "trials": found.get("trials") or {},

@@ -238,7 +238,6 @@ class Stage:
                 "churn": 0.083,
                 "schema": "",
                 "data": "d" * 64,
-                "latency_ms": {"p50": 1.1, "p95": 3.2},
                 "bytes": 812345,
             },
         )

@@ -39,13 +39,16 @@ class Frozen:
 
 def holdout(loop: Loop, folder: Path, manifests: Mapping[str, Manifest], window: tuple[int, int]) -> Frozen:
     """The labelled rows of `gates.holdout` but for those of sites that a candidate was trained on, and those of the
-    time (UTC seconds) that the evaluation is about. Raises BadTable."""
+    time (UTC seconds) that the evaluation is about. Where a candidate's sites are not known, any row may be of them:
+    none is left. Raises BadTable."""
     if loop.gates.holdout is None:
         return Frozen(nothing(loop.schema.telemetry(loop.task)))
     path = folder / loop.gates.holdout.table
     rows, _, left_out = tables.read(path, loop, "")
-    seen = sorted(set().union(*(manifest.lineage.sites for manifest in manifests.values())))
+    trained_on = [manifest.lineage.sites for manifest in manifests.values()]
+    seen = sorted(set().union(*trained_on))
     out = {
+        "rows, as the sites that a model was trained on are not known": np.full(len(rows), not all(trained_on)),
         "rows without a label": np.isnan(rows.label),
         "rows of sites that were trained on": np.isin(rows.site.astype(str), seen),
         "rows of the time that is evaluated": rows.between(*window),

@@ -134,7 +134,7 @@ class Home:
         folder = self.folder / f"made-{slope}-{refuses}"
         folder.mkdir(exist_ok=True)
         (folder / "model.onnx").write_bytes(by_hand(slope, refuses))
-        lineage = candidate.Lineage(start=start, end=end)
+        lineage = candidate.Lineage(start=start, end=end, sites={"elsewhere": 1})
         manifest = candidate.build(folder, loop="pumps", schema=self.schema, lineage=lineage, created="")
         key = (self.folder / "registry.pem").read_bytes()
         return candidate.publish(folder, manifest, candidate.sign(manifest, key), Blobs(self.blobs).put)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from edge import candidate
 from jobs import behaviour, provenance
@@ -116,6 +117,10 @@ def test_the_holdout_holds_no_site_that_was_trained_on_and_no_row_of_the_time_th
     )
     end = home.start + 10 * DAY
     found = holdout(loop, home.folder, {"champion": trained}, (home.start, end))
+    foreign = replace(trained, lineage=candidate.Lineage())
+    unknown = holdout(loop, home.folder, {"champion": trained, "challenger": foreign}, (home.start, end))
+    assert len(unknown.rows) == 0
+    assert unknown.left_out["rows, as the sites that a model was trained on are not known"] == 100
     north, late = table.site == "north", table.at >= end
     assert sorted(found.rows.ids.tolist()) == sorted(table.ids[north & late].tolist())
     assert found.left_out == {

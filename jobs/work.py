@@ -156,9 +156,10 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
     live, old, canned = ({role: score[part] for role, score in scores.items()} for part in parts)
     _say(f"comparing on {len(rows):,} labelled rows that neither was trained on")
     compared = Comparison(rows, live["champion"], live["challenger"], loop)
+    measured = _measured(compared, spec.cohorts) if len(rows) else nothing(loop)
     return (
-        (_measured(compared, spec.cohorts) if len(rows) else nothing(loop))
-        | own
+        measured
+        | _own(own, measured, loop)
         | {
             **digests,
             "rows": min(int(own.get("rows") or len(rows)), len(rows)),
@@ -193,6 +194,16 @@ def _compared(script: Path, rows: Table, told: Path, work: Path) -> dict[str, An
     folders = [part for role in ("champion", "challenger") for part in (f"--{role}", work / role)]
     _run(script, "--data", data, "--loop", told, *folders, "--out", out)
     return _written(out, script.name)
+
+
+def _own(said: Mapping[str, Any], measured: Mapping[str, Any], loop: Loop) -> dict[str, Any]:
+    """What a user's script may say in place of what was measured: the comparison, by all parts that there are."""
+    for kind in ("sites", "cohorts", "groups"):
+        parts = said.get(kind, measured.get(kind))
+        if missing := sorted(measured.get(kind, {}).keys() - (parts.keys() if isinstance(parts, dict) else set())):
+            wrote = f"{loop.evaluation.script} wrote evidence without all of the {kind} that there are"
+            raise JobFailed(f"{wrote}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    return {name: value for name, value in said.items() if name not in ("calibration", "churn", "fairness")}
 
 
 def _measured(found: Comparison, cohorts: Mapping[str, str]) -> dict[str, Any]:

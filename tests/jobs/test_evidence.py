@@ -103,6 +103,25 @@ def test_what_a_script_leaves_out_is_measured_around_it(home: Any, rows: Callabl
     assert found["rows_per_hour"] >= 1
 
 
+@pytest.mark.attack
+def test_a_script_cannot_leave_out_a_part_nor_say_what_is_measured_beside_it(
+    home: Any, rows: Callable[..., Table]
+) -> None:
+    """Without `_own`, a script that names one good site alone would hide the others from the gates."""
+    home.told(rows(400))
+    gates = "gates: {minimum_rows: 10, minimum_part_rows: 10, slices: [{feature: maker, maximum_difference: 0.5}]}"
+    both = untrained(home, -0.2), untrained(home, 0.2)
+    found = {}
+    for said in ('"churn": 0.0, "calibration": {"challenger": 0.0}, "fairness": {}', '"sites": {"north": {}}'):
+        gated(home, gates, evaluate=ONLY_THE_COMPARISON.replace('"metric"', f'{said}, "metric"'))
+        found[said] = evaluation(home, *both)
+    judged, hidden = found.values()
+    assert judged["churn"] > 0.9
+    assert judged["calibration"]["challenger"] > 0
+    assert set(judged["fairness"]) == {"maker"}
+    assert hidden["error"] == "evaluate.py wrote evidence without all of the sites that there are: south is missing"
+
+
 def test_the_holdout_holds_no_site_that_was_trained_on_and_no_row_of_the_time_that_is_evaluated(
     home: Any, rows: Callable[..., Table]
 ) -> None:

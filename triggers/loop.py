@@ -1150,7 +1150,7 @@ def _converge(ports: Ports, loop_name: str) -> None:
     run = made[-1] if made and made[-1].candidate == now.champion else None
     sites.take_in(ports, loop_name, now.champion, run, now.scoped)
     if run:
-        sites.carry_on(ports, run)
+        sites.carry_on(ports, run, now.scoped)
 
 
 def _resume_answer(ports: Ports, run: Run) -> None:

@@ -22,6 +22,7 @@ from triggers.lifecycle import wave_report_id
 from triggers.ports import Change, Message, Ports, Put, Underway
 from triggers.records import (
     Freeze,
+    Head,
     RolloutRow,
     SiteState,
     Unit,
@@ -112,13 +113,15 @@ def missing(ports: Ports, loop: str, candidate: str) -> Callable[[Site], int]:
     return size
 
 
-def ask_waiting(ports: Ports, run: Run) -> None:
-    """Ask the sites on the run's list whose turn it is, and write down what the others wait for.
+def ask_waiting(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
+    """Ask the sites on the run's list whose turn it is, and write down what the others wait for; those of `scoped` have
+    a champion of their own.
 
     What was asked and did not arrive (a crash, a request given up on) is asked again.
     """
     listed = {row.site: (key, row) for key, row in rows(ports, run.id)}
-    if run.paused or not any(row.status in ("waiting", "asked", "deferred") for _, row in listed.values()):
+    open_ = ("waiting", "asked", "deferred", *_TRYING)
+    if run.paused or not any(row.status in open_ for _, row in listed.values()):
         return
     now, hold = ports.clock.now(), hold_of(ports, run)
     state = states(ports, run.loop)
@@ -136,7 +139,9 @@ def ask_waiting(ports: Ports, run: Run) -> None:
         if row is None:
             continue
         if site.name not in mine:
-            waiting += [site] if row.status in ("waiting", "asked") else []
+            overtaken = run.phase is Phase.VERIFIED and seen.action == "rollback"  # by a run that has failed since
+            asks = row.status in ("waiting", "asked") or (overtaken and row.status in ("deferred", *_TRYING))
+            waiting += [site] if asks and site.name not in scoped else []
         elif (seen.status == "asked" or (returned(seen) and _spoke(seen))) and not hold.why(site, now):
             again_.append(site.name)
     waiting.sort(key=lambda site: (listed[site.name][1].status != "asked", listed[site.name][0]))  # asked ones first
@@ -144,7 +149,9 @@ def ask_waiting(ports: Ports, run: Run) -> None:
     turn = hold.turn(waiting, now, room, down | updating)
     _mark(ports, run, [listed[name] for name in turn.now], "asked", {})
     _mark(ports, run, [listed[name] for name in turn.held], "waiting", turn.held)
-    asked = [_deployment(run, listed[name][1].wave, name, now) for name in (*turn.now, *again_)]
+    asked = [
+        _deployment(run, listed[name][1].wave, name, now, _fence(run, state[name])) for name in (*turn.now, *again_)
+    ]
     _ask(ports, asked, suffix=f"/{now:%Y%m%dT%H%M%S}")
 
 
@@ -204,15 +211,15 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
                 _deployment(run, row.wave, row.site, now),
                 id=f"{run.id}/{row.site}/rollback",
                 action="rollback",
-                candidate=_way_back(state, run.id),
-                fence=fence(run.id, back=True),
+                candidate=_way_back(state, run),
+                fence=_fence(run, state, back=True),
                 reason=reason,
             )
         )
     _ask(ports, changes)
 
 
-def carry_on(ports: Ports, run: Run) -> None:
+def carry_on(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
     """What a window, a freeze, a crash, a late site or a changed fleet has left to be done for a run's sites."""
     _drop_removed(ports, run)
     if run.phase is Phase.ROLLING_BACK:
@@ -220,7 +227,7 @@ def carry_on(ports: Ports, run: Run) -> None:
     _look_at_underway(ports, run)
     if run.phase in _OUT or _begun(run):
         _defer_late(ports, run)
-        ask_waiting(ports, run)
+        ask_waiting(ports, run, scoped)
 
 
 def mend(ports: Ports, run: Run) -> None:
@@ -300,21 +307,33 @@ def _wave_of(run: Run, fleet: Fleet, site: Site) -> int:
     return max((i for i, wave in enumerate(run.waves) if wave.ring == ring), default=len(run.waves) - 1)
 
 
-def _way_back(state: SiteState, run: str) -> str:
-    """The candidate that a site goes back to from this run; where the run has not reached it, it stays."""
-    return state.before if state.run == run else state.last_good
+def _way_back(state: SiteState, run: Run) -> str:
+    """The candidate that a site goes back to from this run; where the run has not reached it, it stays. One that has
+    just joined gets what the others go back to."""
+    return (state.before if state.run == run.id else state.last_good) or run.champion
 
 
 def fence(run_id: str, back: bool = False) -> int:
-    """Later runs win over earlier ones, and a run's way back over its way out.
+    """Later runs win over earlier ones, and a run's way back over its way out. Two above are for who converges.
 
     >>> fence("flights.2013-04-12.7"), fence("flights.2013-04-12.7", back=True)
-    (14, 15)
+    (28, 29)
     """
-    return 2 * int(run_id.rsplit(".", 1)[1]) + back
+    return 4 * int(run_id.rsplit(".", 1)[1]) + back
 
 
-def _deployment(run: Run, wave: int, site: str, now: datetime) -> Change:
+def _fence(run: Run, state: SiteState, back: bool = False) -> int:
+    """Of a run at a site: its own; but where a later run has taken the site back, what was verified before passes it,
+    and stays below the next."""
+    own = fence(run.id, back)
+    if state.run == run.id:
+        return max(own, state.fence & ~1 | back)
+    if back or run.phase is not Phase.VERIFIED or state.action != "rollback" or state.fence < own:
+        return own
+    return state.fence & ~3 | 2
+
+
+def _deployment(run: Run, wave: int, site: str, now: datetime, over: int = 0) -> Change:
     return Change(
         id=f"{run.id}/{site}/deploy",
         loop=run.loop,
@@ -323,7 +342,7 @@ def _deployment(run: Run, wave: int, site: str, now: datetime) -> Change:
         wave=wave,
         candidate=run.candidate,
         action="deploy",
-        fence=fence(run.id),
+        fence=over or fence(run.id),
         at=now,
     )
 
@@ -476,10 +495,22 @@ def _wanted(ports: Ports, change: Change) -> bool:
     run = _run(ports, change.run)
     _need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}")
     back = change.action == "rollback"
-    candidate = _way_back(state_of(ports, run.loop, change.site), run.id) if back else run.candidate
-    if (change.candidate, change.fence) != (candidate, fence(run.id, back)):
+    state = state_of(ports, run.loop, change.site)
+    candidate = _way_back(state, run) if back else run.candidate
+    fences = {fence(run.id, back)}
+    if state.run == run.id or _champion(ports, run.loop) == run.candidate:
+        fences.add(_fence(run, state, back))
+    if state.change == change.id:
+        fences.add(state.fence)
+    late = run.phase is Phase.VERIFIED and change.fence < state.fence  # changes nothing
+    if change.candidate != candidate or not (change.fence in fences or late):
         raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
     return run.phase in (_BACK if back else _OUT) or (_begun(run) and not back)
+
+
+def _champion(ports: Ports, loop: str) -> str:
+    record = ports.store.get(loop, "head")
+    return codec.decode(record.value, Head).champion if record else ""
 
 
 def _begun(run: Run) -> bool:
@@ -523,7 +554,7 @@ def _intend(ports: Ports, change: Change) -> SiteState | None:
         wave=change.wave,
         action=change.action,
         fence=change.fence,
-        before=_way_back(state, change.run),
+        before=_way_back(state, _run(ports, change.run)),
         status="asked",
         reason=change.reason,
         asked=now,

@@ -411,6 +411,32 @@ def test_a_site_that_returns_converges_to_the_current_intent_not_to_a_queued_one
     settled(world)
 
 
+def test_a_site_that_was_away_for_a_good_run_and_there_for_a_bad_one_gets_the_champion(world: World) -> None:
+    first = loop.head(world.ports, "line").champion
+    second = handed_in(world, "second")
+    world.plants["c"].online = False
+    world.answer()
+    world.until("verified")
+    third = handed_in(world, "third")
+    world.plants["c"].slow.add(third)
+    loop.freeze(world.ports, "line/b", "ann", "the wave stays open")
+    world.answer()
+    world.days(1)
+    world.plants["c"].online = True
+    world.until("rolled-back")
+    loop.unfreeze(world.ports, "line/b", "ann")
+    assert first in world.plants["c"].applied
+    world.days(2)
+    assert [p.serves for p in world.plants.all.values()] == [second] * 3
+    state = world.state("c")
+    assert (state.status, state.candidate, state.last_good) == ("verified", second, second)
+    settled(world)
+    fourth = handed_in(world, "fourth")
+    world.answer()
+    world.until("verified")
+    assert [p.serves for p in world.plants.all.values()] == [fourth] * 3
+
+
 def test_a_site_that_was_away_during_the_way_back_goes_back_when_it_returns(world: World) -> None:
     first = loop.head(world.ports, "line").champion
     second = handed_in(world)

@@ -319,6 +319,22 @@ def test_nobody_waits_for_the_way_back_of_a_site_that_has_left(worlds: Worlds, d
     assert (world.runs[-1].phase, serving(world)) == (Phase.ROLLED_BACK, [first, first, second])
 
 
+def test_a_site_that_joins_a_rollout_that_fails_gets_the_champion(worlds: Worlds) -> None:
+    lab, plant = Site(name="a", ring="lab"), Site(name="b", ring="plant")
+    world = worlds(Fleet(sites=(lab, plant)))
+    rolling(world)
+    world.until("verified")
+    champion = serving(world)[0]
+    third = rolling(world, "third")
+    world.plants.all["new"] = type(world.plants["a"])("new", serves=champion)
+    world.plants["b"].slow.add(third)
+    world.configs.sites = Fleet(sites=(lab, plant, Site(name="new", ring="plant")))
+    world.until("rolled-back")
+    world.days(2)
+    assert serving(world) == [champion] * 3
+    assert (world.state("new").status, world.state("new").last_good) == ("verified", champion)
+
+
 def test_a_site_that_joins_between_rollouts_gets_the_champion(worlds: Worlds) -> None:
     world = worlds(Fleet(sites=(Site(name="a"),)))
     old = world.plants["a"].serves

@@ -231,8 +231,10 @@ def _loop_lines(name: str, source: str, made: Guess, shape: Shape, span: Sequenc
     metric = "auc" if made.task == "binary" else "rmse"
     yield f"  metric: {metric}"
     yield "  minimum_gain: 0.0  # the lower end of the gain's interval must exceed it"
-    yield f"  minimum_rows: {max(30, min(500, round(shape.rows / shape.days * _days(shape.scaled(10)) / 2)))}"
+    rows = max(30, min(500, round(shape.rows / shape.days * _days(shape.scaled(10)) / 2)))
+    yield f"  minimum_rows: {rows}"
     if made.task == "binary" and len(shape.sites) > 1:
+        yield f"  minimum_part_rows: {min(100, rows)}  # of a site; with fewer it is not judged"
         yield "  maximum_site_loss: 0.05  # where a site has rows enough; what is not proven is for you to judge"
     yield ""
     yield "approval:"

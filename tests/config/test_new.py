@@ -112,6 +112,13 @@ def test_options_overrule_the_guess(new: Any, tmp_path: Path) -> None:
     assert (loop.task, loop.gates.metric, len(fleet.sites)) == ("regression", "rmse", 3)
 
 
+def test_sites_of_a_thin_table_are_still_judged(new: Any, tmp_path: Path) -> None:
+    new(over(1000))
+    loop, _ = parse(*((tmp_path / "mine" / f).read_text("utf-8") for f in ("loop.yaml", "fleet.yaml")))
+    assert loop.gates.maximum_site_loss is not None
+    assert loop.gates.minimum_part_rows == loop.gates.minimum_rows < 100
+
+
 def test_without_a_site_there_is_one(new: Any, tmp_path: Path) -> None:
     new(a_table(plant=None))
     assert "- name: main" in (tmp_path / "mine" / "fleet.yaml").read_text("utf-8")

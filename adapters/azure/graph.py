@@ -33,8 +33,11 @@ class ResourceGraph:
     def __init__(self, arm: Arm, subscriptions: Sequence[str] = ()) -> None:
         self._arm, self._subscriptions = arm, list(subscriptions)
 
-    def sites(self, loop: str) -> tuple[list[dict[str, Any]], list[str]]:
-        """The sites of a loop as fleet.yaml spells them, and what people should know of them. Raises Retry, Refused."""
+    def sites(
+        self, loop: str, known: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """The sites of a loop as fleet.yaml spells them, and what people should know of them; `known`: what it says of
+        them already, by name. Raises Retry, Refused."""
         configurations: dict[str, list[Mapping[str, Any]]] = {}
         for found in self._rows(_CONFIGURATIONS):
             owner = str(found["id"]).lower().partition("/providers/microsoft.kubernetesconfiguration/")[0]
@@ -43,7 +46,7 @@ class ResourceGraph:
         for cluster in self._rows(_CLUSTERS):
             if loop in _words(_tags(cluster).get("driftloop", "")) or _tags(cluster).get("driftloop") == "*":
                 mine = configurations.get(str(cluster["id"]).lower(), [])
-                sites.append(site(cluster, mine))
+                sites.append(site(cluster, mine, known))
                 notes += [f"{sites[-1]['name']}: {note}" for note in _notes(cluster, mine)]
         return sites, notes
 
@@ -61,8 +64,12 @@ class ResourceGraph:
             options = {**options, "$skipToken": token}
 
 
-def site(cluster: Mapping[str, Any], configurations: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """One cluster as an entry of fleet.yaml.
+def site(
+    cluster: Mapping[str, Any],
+    configurations: Iterable[Mapping[str, Any]] = (),
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """One cluster as an entry of fleet.yaml. What no tag says is as `known` has it, and only then inferred.
 
     >>> site({"id": "/c", "name": "lab", "location": "westeurope", "subscriptionId": "s",
     ...       "tags": {"driftloop": "*", "driftloop-windows": "0 2 * * SAT / 4h", "tier": "pilot"}})["windows"]
@@ -70,13 +77,17 @@ def site(cluster: Mapping[str, Any], configurations: Iterable[Mapping[str, Any]]
     """
     tags = _tags(cluster)
     said = {name.removeprefix(PREFIX): value for name, value in tags.items() if name.startswith(PREFIX)}
-    made: dict[str, Any] = {
-        "name": said.get("name", cluster["name"]),
-        "resource_id": cluster["id"],
+    name = said.get("name", cluster["name"])
+    inferred = {
         "subscription": cluster["subscriptionId"],
         "region": cluster["location"],
-        "executor": said.get("executor", _executor(configurations)),
+        "executor": _executor(configurations),
     }
+    before = (known or {}).get(name, {})
+    written = {key: before[key] for key in inferred if before.get(key)}
+    made: dict[str, Any] = {"name": name, "resource_id": cluster["id"], **inferred, **written}
+    if "executor" in said:
+        made["executor"] = said["executor"]
     plain = ("ring", "cohort", "timezone", "architecture", "compute", "data")
     made |= {name: said[name] for name in plain if name in said}
     if "link-kbps" in said:

@@ -11,7 +11,7 @@ import yaml
 
 from adapters.azure.arm import Arm
 from adapters.azure.graph import PATH, VERSION, ResourceGraph, site
-from cli.fleet import written
+from cli.fleet import dropped, written
 from tests.servers.https import Handler, serving
 from triggers.config import parse_fleet
 from triggers.errors import Refused, Retry
@@ -69,7 +69,10 @@ def test_tags_are_the_fields_of_a_site() -> None:
 
 def test_what_the_graph_does_not_know_is_kept_and_what_has_gone_is_gone() -> None:
     known = {
-        "sites": [{"name": "plant-1", "url": "http://127.0.0.1:1/x", "ring": "old"}, {"name": "gone"}],
+        "sites": [
+            {"name": "plant-1", "url": "http://127.0.0.1:1/x", "ring": "old"},
+            {"name": "gone", "resource_id": "/x"},
+        ],
         "quota": {"endpoints": 9},
     }
     said = written([site(CLUSTERS[0])], known, "fleet.yaml")
@@ -77,6 +80,22 @@ def test_what_the_graph_does_not_know_is_kept_and_what_has_gone_is_gone() -> Non
     assert [(s.name, s.url, s.ring) for s in fleet.sites] == [("plant-1", "http://127.0.0.1:1/x", "plant")]
     assert fleet.quota.endpoints == 9
     assert list(yaml.safe_load(said)) == ["sites", "quota"]
+
+
+def test_what_people_wrote_is_not_undone_by_what_is_inferred() -> None:
+    wrote = {"name": "plant-1", "executor": "flux", "subscription": "other", "region": "here"}
+    lines = {"name": "plant-1", "labels": {"line": "7", "tier": "old"}}
+    device = {"name": "press", "executor": "iotedge"}
+    gone = {"name": "gone", "resource_id": "/x"}
+    found = site(CLUSTERS[0], CONFIGURATIONS[:1], {"plant-1": wrote})
+    known = {"sites": [{**wrote, **lines}, device, gone]}
+    press, plant = sorted(parse_fleet(written([found], known, "fleet.yaml")).sites, key=lambda s: s.executor)[::-1]
+    assert (press.name, plant.name) == ("press", "plant-1")
+    assert (plant.executor, plant.subscription, plant.region) == ("flux", "other", "here")
+    assert plant.labels == {"line": "7", "tier": "pilot"}
+    assert dropped([found], known) == ["gone"]
+    tagged = cluster("plant-1", **{"driftloop-executor": "azureml"})
+    assert site(tagged, (), {"plant-1": wrote})["executor"] == "azureml", "a tag wins"
 
 
 def test_a_tag_that_makes_no_sense_is_refused_by_its_field() -> None:

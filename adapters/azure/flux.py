@@ -134,7 +134,11 @@ class FluxExecutor:
 
     def _fresh(self, site: Site, status: Mapping[str, Any]) -> None:
         at = status.get("statusUpdatedAt")
-        if at and self._clock.now() - _time(at) > STALE and not status.get("suspend"):
+        if status.get("suspend"):
+            return
+        if not at:
+            raise Offline("the cluster has told nothing of its configuration yet", site=site.name)
+        if self._clock.now() - _time(at) > STALE:
             raise Offline(f"the cluster's last word on its configuration is of {at}", site=site.name)
 
     def _suspend(self, site: Site, suspend: bool) -> None:

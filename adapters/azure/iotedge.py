@@ -21,7 +21,8 @@ VERSION = "2021-04-12"
 SCOPE = "https://iothubs.azure.net/.default"
 QUIET = timedelta(minutes=30)
 """A device that is disconnected and was last heard of before is offline."""
-DOWN = frozenset({"failed", "unhealthy", "dead", "unknown"})
+DOWN = frozenset({"failed", "unhealthy", "dead"})
+"""`unknown` is what an agent says until it has looked: it is waited for."""
 
 
 class IotEdgeExecutor:

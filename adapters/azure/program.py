@@ -62,7 +62,11 @@ def connected(arm: Arm, site: Site, now: datetime) -> None:
     found = (arm.get(site.resource_id, CLUSTERS) or {}).get("properties")
     if found is None:
         raise Refused(f"there is no cluster {site.resource_id}", site=site.name)
-    status, last = found.get("connectivityStatus", "Connected"), found.get("lastConnectivityTime", "")
+    status, last = found.get("connectivityStatus") or "", found.get("lastConnectivityTime", "")
+    if not status:
+        if "/connectedclusters/" not in site.resource_id.lower():
+            return  # Azure's own cluster has no such property
+        raise Offline("Azure does not say whether the cluster is connected", site=site.name)
     if status == "Expired":
         raise Refused("the cluster's certificate has expired: it must be connected to Azure anew", site=site.name)
     if status != "Connected":

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,7 +103,8 @@ class PushExecutor:
             return
         for found in (self._arm.get(f"{path}/deployments", VERSION) or {}).get("value", []):
             if found["name"] != name:
-                self._arm.delete(f"{path}/deployments/{found['name']}", VERSION)
+                with _alone():
+                    self._arm.delete(f"{path}/deployments/{found['name']}", VERSION)
 
     # What is made in the workspace.
 
@@ -121,13 +123,8 @@ class PushExecutor:
         return f"{self._workspace.id}/onlineEndpoints/{endpoint_name(loop, site)}"
 
     def _make(self, path: str, body: Mapping[str, Any]) -> None:
-        """Raises Retry where another operation is still going on there."""
-        try:
+        with _alone():
             self._arm.put(path, VERSION, body)
-        except Refused as problem:
-            if problem.fields.get("status") == 409:
-                raise Retry(str(problem)) from problem
-            raise
 
     def _route(self, path: str, endpoint: Mapping[str, Any], traffic: Mapping[str, int]) -> None:
         properties = {k: v for k, v in endpoint["properties"].items() if k in _PROPERTIES}
@@ -299,6 +296,17 @@ class _Answer:
     candidate: str
     scores: list[float | None]
     ms: float
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Raises Retry where another operation is still going on there."""
+    try:
+        yield
+    except Refused as problem:
+        if problem.fields.get("status") == 409:
+            raise Retry(str(problem)) from problem
+        raise
 
 
 def deployment_name(candidate: str) -> str:

@@ -283,7 +283,7 @@ def iotedge(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Itera
     with https.serving(Handler, pem, pem) as url:
         hub = Arm(Token, url, connection_verify=str(folder / "ca.pem"))
         executor = IotEdgeExecutor(configs, hub, clock, lambda: "driftloop-edge:0.1.0")
-        yield Field(executor, work, lambda s: {serves[s]: 100}, lambda: len(writes), online, refuses, held)
+        yield Field(executor, work, lambda s: {serves[s]: 100}, lambda: len(writes), online, refuses, (held, twins))
 
 
 Open = Callable[[Path, Blobs, Configs, Clock], AbstractContextManager[Field]]

@@ -181,3 +181,21 @@ def test_flux_is_suspended_outside_of_the_changes_of_a_site_that_has_windows(tmp
             blobs.put(f"candidates/{digest}/manifest.sig", b"signature")
             sites.carry_on(sites.change(digest, run=run))
             assert (field.serves("a"), of_a["suspend"]) == (digest, True)
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("states", [{"runtimeStatus": "unknown"}, {}])
+def test_a_device_that_has_not_yet_looked_at_its_module_is_waited_for(tmp_path: Path, states: dict[str, str]) -> None:
+    blobs, clock = FileBlobs(tmp_path / "blobs"), Time()
+    with FIELDS["iotedge"](tmp_path, blobs, Configs(LOOP, fleet("iotedge")), clock) as field:
+        change = Sites(field, clock, "iotedge").change("1" * 64)
+        field.executor.apply(change)
+        field.work()
+        [module] = field.more[1]["a"]["properties"]["reported"]["modules"].values()
+        del module["runtimeStatus"]
+        module.update(states)
+        underway = field.executor.apply(change)
+        assert underway is not None
+        assert underway.reason == "the module is unknown"
+        field.work()
+        assert field.executor.apply(change) is None

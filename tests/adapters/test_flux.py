@@ -109,6 +109,17 @@ def test_a_status_that_is_old_is_that_of_an_offline_cluster(pulled: Sites) -> No
 
 
 @pytest.mark.wire
+def test_what_azure_does_not_say_is_not_taken_for_well(pulled: Sites) -> None:
+    del said(pulled)["statusUpdatedAt"]
+    with pytest.raises(Offline, match="told nothing of its configuration yet"):
+        pulled.field.executor.apply(pulled.change(NEW))
+    pulled.field.work()
+    del pulled.field.more[1].resources[cluster("a")]["properties"]["connectivityStatus"]
+    with pytest.raises(Offline, match="does not say whether the cluster is connected"):
+        pulled.field.executor.apply(pulled.change(NEW))
+
+
+@pytest.mark.wire
 def test_what_does_not_come_up_has_some_time_and_then_failed_in_flux_words(pulled: Sites) -> None:
     pulled.field.refuses["a"].add(NEW)
     for _ in range(3):

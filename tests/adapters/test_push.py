@@ -62,6 +62,16 @@ def test_requests_move_over_in_steps_each_when_the_candidate_has_shown_itself(pu
     assert list(pushed.server.pretended.values()) == [pushed.new]
 
 
+def test_what_is_done_with_is_deleted_when_no_other_operation_goes_on(pushed: Pushed) -> None:
+    change = pushed.change(pushed.new)
+    pushed.carry_on(change)
+    pushed.server.fail("DELETE", r"/deployments/", 409)
+    with pytest.raises(Retry):
+        pushed.field.executor.finish(change)
+    pushed.field.executor.finish(change)
+    assert list(pushed.server.pretended.values()) == [pushed.new]
+
+
 def test_what_takes_long_is_waited_for(pushed: Pushed) -> None:
     pushed.server.slow = 3
     assert [pushed.once() for _ in range(5)] == ["dark"] * 4 + ["10%"]

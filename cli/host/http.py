@@ -35,6 +35,7 @@ _CONSTRAINTS: Mapping[str, str] = {
     "bool": "[Tt]rue|[Ff]alse",
     "guid": "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
 }
+_LINGER_S, _LINGER_BYTES, _CHUNK = 2.0, 16 << 20, 1 << 16
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "date"})
 _PHRASES = {int(s): s.phrase for s in HTTPStatus}
 _PARAMETER = re.compile(r"\{(\*{0,2})([A-Za-z_]\w*)(?::([a-z]+))?(\?)?\}")
@@ -233,6 +234,7 @@ class _Connection(BaseHTTPRequestHandler):
         if refusal:
             self.close_connection = True
             self._send(refusal)
+            self._let_go()
         return refusal is None
 
     def handle_expect_100(self) -> bool:
@@ -285,6 +287,18 @@ class _Connection(BaseHTTPRequestHandler):
         """What the standard library refuses, in our words: it would quote the request."""
         self.close_connection = True
         self._send(problem(code))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hear a refused body out, within bounds: closing on unread bytes resets the connection, and a client that is
+        still sending never sees the answer (RFC 9112, 9.6).
+        """
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_LINGER_S)
+            for _ in range(_LINGER_BYTES // _CHUNK):
+                if not self.rfile.read1(_CHUNK):
+                    return
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)

@@ -180,6 +180,12 @@ def test_one_byte_more_than_allowed_is_too_large_and_the_limit_itself_is_not(por
     connection.close()
 
 
+def test_who_sends_all_before_listening_hears_why_it_was_refused(port: int) -> None:
+    body = b"x" * (8 << 20)  # more than the buffers of both ends hold
+    for _ in range(20):
+        assert ask(port, "POST", "/api/echo/a", body)[0] == 413
+
+
 def test_requests_follow_each_other_on_one_connection(port: int) -> None:
     one = b"POST /api/echo/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
     answer = raw(port, one + b"ab" + one + b"cd" + b"GET /api/echo/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

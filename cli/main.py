@@ -45,6 +45,7 @@ COMMANDS = {
     "cluster": "what stands in the way of Azure ML on a cluster",
     "host": "run the function app on this machine",
     "graph": "how a run moves, as a diagram",
+    "completion": "what bash, zsh or fish need to complete all this",
 }
 """In the order of --help; one whose module is not there is left out."""
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what it refuses is said in a line per problem."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser(words[0] if words else "").parse_args(words)
+        args = parser(*words[:1]).parse_args(words)
         status: int = args.module.run(args)
         sys.stdout.flush()
         return status
@@ -74,13 +75,13 @@ def _said(e: OSError) -> str:
     return f"{e.filename}: {e.strerror}" if e.filename else str(e)
 
 
-def parser(asked: str) -> argparse.ArgumentParser:
-    """With the arguments of the command that is asked for; of the others, no more than a line of help."""
+def parser(*asked: str) -> argparse.ArgumentParser:
+    """With the arguments of the commands that are asked for; of the others, no more than a line of help."""
     made = argparse.ArgumentParser(prog="driftloop", description="Closes the loop for models that run at the edge.")
     made.add_argument("--version", action="version", version=f"driftloop {VERSION}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        if name == asked:
+        if name in asked:
             module = import_module(f"cli.{name}")
             module.add_parser(commands)
             commands.choices[name].set_defaults(module=module)

@@ -25,7 +25,7 @@ reorder: what it is given, or gives, comes in another order. crash: the process 
 """
 
 TIMEOUT = timedelta(seconds=30)
-UNTOUCHED = ("clock", "configs", "signatures", "people", "cache")
+UNTOUCHED = ("clock", "configs", "signatures", "people", "together", "cache")
 """Fields of Ports that are no I/O of the loop's."""
 
 _ORDERLESS = frozenset({"send", "publish", "receive", "pending"})

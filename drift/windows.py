@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ def fold(batch: Batch, reference: Reference, seconds: int) -> dict[int, Window]:
             for start, s in sketches(batch.rows, reference, seconds).items()
         }
     if batch.schema != reference.schema.version:
-        made = {k: _with(w, reference, schemas={batch.schema: w.rows}) for k, w in made.items()}
+        made = {k: replace(w, schemas=_sum(w.schemas, {batch.schema: w.rows})) for k, w in made.items()}
     refused = Counter(r.field for r in batch.refused)
     served = batch.serving
     if refused or served.requests:
@@ -145,9 +145,8 @@ def fold(batch: Batch, reference: Reference, seconds: int) -> dict[int, Window]:
         window = made.get(home) or empty(batch.candidate, batch.site, home, seconds, reference)
         p50, p95 = (round(max(ms, 0.0) * 1000) for ms in (served.p50_ms, served.p95_ms))
         n = served.requests
-        made[home] = _with(
-            window, reference, refused=refused, serving=Serving(n, served.errors, n * p50, n * p95, p95 if n else 0)
-        )
+        serving = Serving(n, served.errors, n * p50, n * p95, p95 if n else 0)
+        made[home] = replace(window, refused=_sum(window.refused, refused), serving=window.serving + serving)
     return made
 
 
@@ -218,10 +217,6 @@ def too_late(start: int, now: int, lateness: int, seconds: int) -> bool:
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
     return {k: a.get(k, 0) + b.get(k, 0) for k in sorted({*a, *b})}
-
-
-def _with(window: Window, reference: Reference, **more: Any) -> Window:
-    return window + Window(*window.key, Sketch.empty(reference), Outcomes.empty(reference.width), **more)
 
 
 def _take(rows: Rows, index: NDArray[np.intp]) -> Rows:

@@ -23,15 +23,15 @@ def reference(ports: Ports, candidate: str) -> Reference:
     from drift.reference import Reference
 
     key = f"reference/{candidate}"
-    if key not in ports.cache:
+    found: Reference | None = ports.cache.get(key)
+    if found is None:
         layer = manifest(ports, candidate)["files"]["reference.bin"]["sha256"]
         data = ports.blobs.get(f"layers/{layer}")
         if codec.digest(data) != layer:
             raise Refused(f"reference of {candidate[:12]} is not the one its manifest names", candidate=candidate)
-        while len(ports.cache) >= _KEPT:
-            ports.cache.pop(next(iter(ports.cache)))
-        ports.cache[key] = Reference.from_bytes(data)
-    found: Reference = ports.cache[key]
+        for old in list(ports.cache)[: 1 - _KEPT]:
+            ports.cache.pop(old, None)
+        found = ports.cache[key] = Reference.from_bytes(data)
     return found
 
 

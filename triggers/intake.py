@@ -54,6 +54,13 @@ class Intake:
     def quarantined(self) -> int:
         return len(self.reasons)
 
+    def add(self, other: Intake) -> None:
+        self.accepted += other.accepted
+        self.duplicate += other.duplicate
+        self.rows += other.rows
+        self.refused_rows += other.refused_rows
+        self.reasons += other.reasons
+
 
 @dataclass(frozen=True, slots=True)
 class _Arrival:
@@ -97,8 +104,12 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
             continue
         arrival = _Arrival(payload, codec.digest(payload), batch)
         by_site.setdefault((batch.loop, batch.site), []).append(arrival)
-    for (loop_name, site), arrivals in by_site.items():
-        _fold(ports, configured[loop_name][0], site, arrivals, done, backfill)
+
+    def fold(named: tuple[str, str]) -> Intake:
+        return _fold(ports, configured[named[0]][0], named[1], by_site[named], backfill)
+
+    for folded in ports.together(fold, by_site):
+        done.add(folded)
     if misconfigured is not None:
         raise misconfigured
     return done
@@ -161,11 +172,9 @@ def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, re
     return f"{found.loop}/{found.site} {found.batch!r} ({len(payload)} bytes, {found.blob[-64:][:12]}): {reason}"
 
 
-def _fold(
-    ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], done: Intake, backfill: bool = False
-) -> None:
+def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], backfill: bool) -> Intake:
     """Fold one site's batches, in as few writes as fit."""
-    i, most = 0, len(arrivals)
+    done, i, most = Intake(), 0, len(arrivals)
     while i < len(arrivals):
         try:
             folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most], backfill))  # noqa: B023 (called at once)
@@ -177,12 +186,9 @@ def _fold(
             most = 1  # one by one, to find whose fault it is
             continue
         i += folder.taken
-        done.accepted += folder.counted.accepted
-        done.duplicate += folder.counted.duplicate
-        done.reasons += folder.counted.reasons
-        done.rows += folder.counted.rows
-        done.refused_rows += folder.counted.refused_rows
+        done.add(folder.counted)
         _speak(ports, loop, site, folder)
+    return done
 
 
 def _attempt(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], backfill: bool) -> _Folder:
@@ -302,13 +308,15 @@ class _Folder:
 
     def _add(self, candidate: str, start: int, delta: Window) -> None:
         key = f"window/{candidate}/{start:012}"
-        if key not in self.windows:
-            raw = self.unit.raw(key)
-            if raw is None:
-                self.windows[key] = delta
-                return
-            self.windows[key] = Window.from_bytes(raw)
-        self.windows[key] = self.windows[key] + delta
+        window = self._window(key)
+        self.windows[key] = delta if window is None else window + delta
+
+    def _window(self, key: str) -> Window | None:
+        """As it is by now."""
+        if key in self.windows:
+            return self.windows[key]
+        raw = self.unit.raw(key)
+        return None if raw is None else Window.from_bytes(raw)
 
     def _remember(self, batch: Batch, about: Reference, whole: Predictions) -> None:
         """Keep the predictions until their labels come, by period; labels that came first are settled now."""
@@ -376,8 +384,10 @@ class _Folder:
             self.unit.delete(key)
 
     def _outcomes(self, candidate: str, about: Reference, outcomes: Mapping[int, Outcomes]) -> None:
-        for start, delta in windows.settled(candidate, self.site, self.seconds, about, outcomes).items():
-            self._add(candidate, start, delta)
+        for start, more in outcomes.items():
+            key = f"window/{candidate}/{start:012}"
+            window = self._window(key) or windows.empty(candidate, self.site, start, self.seconds, about)
+            self.windows[key] = dataclasses.replace(window, outcomes=window.outcomes + more)
 
     def _refuse(self, arrival: _Arrival, reason: str) -> None:
         said = _quarantine(self.ports, arrival.payload, envelope.peek(arrival.payload), reason)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 import msgspec
 
 from triggers.config import Fleet, Loop
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,19 @@ class Configs(Protocol):
     def fleet(self, name: str) -> Fleet: ...
 
 
+class Together(Protocol):
+    """Work on things that do not depend on each other, maybe at the same time."""
+
+    def __call__(self, work: Callable[[A], R], items: Iterable[A], /) -> list[R]:
+        """What `work` returns for each, in order; raises what one of them raises."""
+        ...
+
+
+def in_turn(work: Callable[[A], R], items: Iterable[A], /) -> list[R]:
+    """Together, one after the other."""
+    return [work(item) for item in items]
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Everything the shell may touch."""
@@ -293,4 +309,5 @@ class Ports:
     configs: Configs
     uploads: Uploads | None = None
     logs: LogQueries | None = None
+    together: Together = in_turn
     cache: dict[str, Any] = field(default_factory=dict)  # of immutable things, by digest

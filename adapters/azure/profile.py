@@ -28,6 +28,7 @@ from adapters.local.clock import SystemClock
 from adapters.local.notify import StoreNotifier
 from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
+from adapters.together import Threads
 from adapters.verified import Verified
 from triggers.errors import Refused
 from triggers.ports import Clock, Configs, Ports
@@ -77,6 +78,7 @@ class Azure:
             configs=configs,
             uploads=BlobUploads(settings, self.identity),
             logs=MonitorLogs(settings, self.identity),
+            together=Threads(),
         )
 
     def _executor(self, configs: Configs, clock: Clock) -> Executors:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.together import Threads
 from drift import envelope, windows
 from drift.performance import Predictions
 from drift.reference import Reference
@@ -26,6 +27,7 @@ from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_
 from triggers import intake, quarantine, sites
 from triggers.config import parse_loop
 from triggers.errors import Misconfigured, Refused
+from triggers.ports import in_turn
 
 Worlds = Callable[..., World]
 SECONDS = 86_400
@@ -456,6 +458,23 @@ def test_a_big_delivery_is_cut_into_writes_that_fit(world: World) -> None:
     assert (done.accepted, done.rows) == (80, 320)
     assert sum(rows for rows, _, _ in world.counted("a").values()) == 320
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 320
+
+
+def test_sites_that_are_counted_at_the_same_time_come_to_the_same(worlds: Worlds) -> None:
+    """Five sites, each batch twice and one of them damaged, in threads and one after the other."""
+    names = ("a", "b", "c", "d", "e")
+    found = []
+    for together in (in_turn, Threads()):
+        world = worlds(fleet=a_fleet(*names))
+        world.begin()
+        world.clock.advance(DAY)
+        told = [world.payload(world.batch(site, id=f"b{n}")) for n in range(2) for site in names]
+        done = intake.ingest(replace(world.ports, together=together), [*told, b"{}", *told])
+        found.append((done, [[w.to_bytes() for w in world.windows(site)] for site in names]))
+        if isinstance(together, Threads):
+            together.close()
+    assert found[0] == found[1]
+    assert (found[0][0].accepted, found[0][0].duplicate, found[0][0].quarantined) == (10, 10, 1)
 
 
 def test_two_workers_that_count_at_once_count_everything_once(world: World) -> None:

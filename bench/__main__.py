@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from bench import accuracy, alarms, check, extra, first, fold, growth, layers, rollout, start, wire, world
+from bench import accuracy, alarms, check, extra, first, fold, growth, layers, radius, rollout, start, wire, world
 
 
 def _fold(full: bool) -> None:
@@ -140,8 +140,12 @@ def _rollout(full: bool) -> None:
     back = rollout.way_back()
     print(f"  from a bad batch to the decision to roll back: {back['decision']:.2f} s of the clock (asked: 1),")
     print(f"  the way back at {back['sites']:,.0f} sites after {back['requests']:.1f} s more (asked: 30)")
-    blast = rollout.blast(10_000 if full else 500)
-    print("  " + ", ".join(f"{value:,} {name}" for name, value in blast.items()) + " (asked: 0 violations)")
+    blast = radius.blast(10_000 if full else 500)
+    ends = ", ".join(f"{value:,} {name}" for name, value in sorted(blast["phases"].items()))
+    print(f"  {blast['fleets']:,} random fleets ({ends}), {blast['starts']:,} changes, {blast['deaths']:,} deaths of")
+    print(f"  the process, judged by what arrives at sites: {len(blast['wrong'])} violations (asked: 0)")
+    for wrong in blast["wrong"][:10]:
+        print(f"    {wrong}")
 
 
 def _layers(full: bool) -> None:

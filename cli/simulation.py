@@ -239,7 +239,7 @@ class Simulation:
                 if self.places[name].status == "deferred":
                     self.ask(self.places[name])
         room = rollout.room(self.loop.rollout, self.plan.sites, len(self.updating), len(self.down))
-        turn = self.hold.turn(waiting, self.now, room, self.down)
+        turn = self.hold.turn(waiting, self.now, room, self.down, self.updating)
         for name in turn.now:
             self.ask(self.places[name])
         for name, why in turn.held.items():
@@ -287,7 +287,7 @@ class Simulation:
     def _speak(self, name: str) -> None:
         """A site's batch says how it fares."""
         place = self.places[name]
-        if place.status not in ("applied", "soaking", "deferred") or place.health is None:
+        if place.status not in ("applied", "soaking", "deferred") or place.health is None or name in self._failed:
             return
         self._later(self.weather.batch_s, self._speak, name)
         if not place.online:
@@ -317,6 +317,8 @@ class Simulation:
         if self.run.phase is Phase.ROLLING_OUT:
             self._report(f"{name}: {reason}" if status == "failed" else "")
             self._sweep_by(_SWEEP)
+            if place.status == "failed":
+                self._take_back(name)
         elif self.run.phase is Phase.ROLLING_BACK:
             self._report_back()
 
@@ -332,8 +334,9 @@ class Simulation:
             self._waiting.pop(name, None)
         elif self.places[name].wave >= 0:
             self._waiting[name] = None
-        (self._failed.add if status == "failed" else self._failed.discard)(name)
-        if status in ("verified", "failed", "deferred"):
+        if status == "failed":
+            self._failed.add(name)
+        if status in ("verified", "deferred") or name in self._failed:
             self._open.discard(name)
         elif self._reached and self.places[name].wave == len(self._reached) - 1:
             self._open.add(name)
@@ -342,7 +345,7 @@ class Simulation:
         if self._open and not self._failed:
             return
         wave, here = self.run.wave, self._members()
-        listed = ((p.wave, p.status) for n in {*here, *self._failed} if (p := self.places[n]))
+        listed = ((p.wave, self._counted(n)) for n in {*here, *self._failed} if (p := self.places[n]))
         counts = rollout.count(listed, wave, len(here))
         verified, failed, deferred, pending, removed = counts
         self._tell(
@@ -360,6 +363,10 @@ class Simulation:
             )
         )
 
+    def _counted(self, name: str) -> SiteStatus:
+        """A site that failed has done so, wherever it is on its way back."""
+        return "failed" if name in self._failed else self.places[name].status
+
     def _listed(self) -> list[str]:
         """Sites of the waves that have begun, newest first."""
         return [name for members in reversed(self._reached) for name in reversed(members)]
@@ -368,11 +375,14 @@ class Simulation:
 
     def _roll_back(self, reason: str) -> None:
         for name in self._listed():
-            place = self.places[name]
-            if place.status != "waiting":
-                self._set(place, "restoring" if place.online else "deferred")
-                self._later(duration(self.loop.rollout.install).total_seconds(), self._restored, name)
+            if self.places[name].status not in ("waiting", "restoring", "restored"):
+                self._take_back(name)
         self._report_back()
+
+    def _take_back(self, name: str) -> None:
+        place = self.places[name]
+        self._set(place, "restoring" if place.online else "deferred")
+        self._later(duration(self.loop.rollout.install).total_seconds(), self._restored, name)
 
     def _restored(self, name: str) -> None:
         place = self.places[name]
@@ -417,7 +427,9 @@ class Simulation:
         if place.status == "deferred" and place.health is None and self.run.phase is Phase.ROLLING_OUT:
             self._back.add(name)
             self._sweep_by(_SWEEP)
-        elif place.status in ("deferred", "restoring") and self.run.phase is Phase.ROLLING_BACK:
+        elif place.status in ("deferred", "restoring") and (
+            name in self._failed or self.run.phase is Phase.ROLLING_BACK
+        ):
             self._set(place, "restored")
         self._later(self._until_spell(), self._offline, name)
 
@@ -425,12 +437,12 @@ class Simulation:
 
     def result(self) -> dict[str, Any]:
         """As JSON."""
-        statuses = [p.status for p in self.places.values()]
+        statuses = [p.status for p in self.places.values()]  # who failed and is back, too, is among the failed
         return {
             "sites": len(statuses),
             "updated": statuses.count("verified"),
-            "deferred": statuses.count("deferred"),
-            "failed": statuses.count("failed"),
+            "deferred": sum(p.status == "deferred" and n not in self._failed for n, p in self.places.items()),
+            "failed": len(self._failed),
             "waves": [
                 {
                     "at": iso(int(w.at.timestamp())),

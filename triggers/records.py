@@ -80,13 +80,19 @@ class SiteState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutRow(msgspec.Struct, frozen=True, kw_only=True):
-    """How one site of a run's plan stands, as the run's own list."""
+    """How one site of a run's plan stands, as the run's own list. `failed`: why it did, also when it is back."""
 
     site: str
     wave: int
     status: SiteStatus
     reason: str = ""
+    failed: str = ""
     at: datetime
+
+    @property
+    def counted(self) -> SiteStatus:
+        """What it counts as in its wave: a site that failed has done so, wherever it is on its way back."""
+        return "failed" if self.failed else self.status
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):

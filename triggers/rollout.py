@@ -123,11 +123,27 @@ def _cut(sites: Sequence[Site], size: int) -> Iterator[Sequence[Site]]:
 # --- who may be asked, and when
 
 
-def room(limits: Rollout, total: int, updating: int, down: int) -> int:
-    """How many more sites may begin to change, where `updating` do already and `down` are not to be counted on."""
+class Room(NamedTuple):
+    """How many more sites may begin to change: in all, and of those that are well."""
+
+    at_once: int
+    well: int
+
+
+def room(limits: Rollout, total: int, updating: int, down: int) -> Room:
+    """What is left where so many sites change already and so many others are not to be counted on.
+
+    >>> room(Rollout(max_unavailable=5, max_concurrent=2), total=20, updating=1, down=4)
+    Room(at_once=1, well=0)
+    """
     unavailable = at_most(limits.max_unavailable, total)
     at_once = unavailable if limits.max_concurrent is None else at_most(limits.max_concurrent, total)
-    return max(0, min(at_once - updating, unavailable - updating - down))
+    return Room(max(0, at_once - updating), max(0, min(at_once - updating, unavailable - updating - down)))
+
+
+def unknown(heard: datetime | None, silence: timedelta, now: datetime) -> bool:
+    """Whether nothing is known of a site: its newest telemetry is too old, or there never was any."""
+    return heard is None or now - heard > silence
 
 
 class Turn(NamedTuple):
@@ -182,22 +198,31 @@ class Hold:
             return f"no window within a year is {in_words(self.needed(site))} long"
         return _opens(start)
 
-    def turn(self, waiting: Iterable[Site], now: datetime, room: int, away: Collection[str] = ()) -> Turn:
-        """Choose, in order, who is asked. Sites that are `away` are not counted on anyway, and take no room."""
+    def turn(
+        self,
+        waiting: Iterable[Site],
+        now: datetime,
+        room: Room,
+        down: Collection[str] = (),
+        updating: Collection[str] = (),
+    ) -> Turn:
+        """Choose who is asked, in order, those that are well first. Who is `down` is not counted on anyway, and takes
+        only a place among those that change at once; who is `updating` has one."""
+        at_once, well = room
         asked: list[str] = []
         held: dict[str, str] = {}
         later: list[datetime] = []
-        for site in waiting:
+        for site in sorted(waiting, key=lambda site: site.name in down):
             if frozen := self.frozen(site.name):
                 held[site.name] = frozen
             elif (start := self.start(site, now)) != now:
                 held[site.name] = self.waits(site, start)
                 later += [start] if start else []
-            elif site.name in away:
+            elif site.name in updating:
                 asked.append(site.name)
-            elif room > 0:
+            elif at_once > 0 and (well > 0 or site.name in down):
                 asked.append(site.name)
-                room -= 1
+                at_once, well = at_once - 1, well - (site.name not in down)
             else:
                 held[site.name] = "as many sites as may be are unavailable"
         return Turn(tuple(asked), held, min(later, default=None))
@@ -274,7 +299,7 @@ def forecast_wave(plan: Plan, wave: int, hold: Hold, at: datetime) -> WaveForeca
     free: list[datetime] = []
     ends: list[datetime] = []
     made: dict[str, SiteForecast] = {}
-    slots = room(plan.limits, plan.sites, 0, 0)
+    slots = room(plan.limits, plan.sites, 0, 0).well
     for site in sorted(members, key=lambda s: starts[s.name] or never):
         start, held, size = starts[site.name], "", hold.size(site)
         if start is not None and start > at:
@@ -373,7 +398,8 @@ def late(asked: datetime, needed: timedelta, limits: Rollout, now: datetime) -> 
 def count(statuses: Iterable[tuple[int, SiteStatus]], wave: int, sites: int) -> tuple[int, int, int, int, int]:
     """(verified, failed, deferred, pending, removed) of `wave`, by (wave, status) of each site; and earlier failures.
 
-    Of the wave's `sites` those without a status have not been asked yet: pending. Nobody waits for removed ones.
+    Who has failed stays so on its way back. Of the wave's `sites` those without a status have not been asked yet:
+    pending. Nobody waits for removed ones.
     """
     here: list[SiteStatus] = []
     earlier_failures = 0

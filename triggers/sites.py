@@ -128,12 +128,8 @@ def ask_waiting(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
     mine = {name for name, s in state.items() if s.run == run.id and s.action == "deploy"}
     updating = {name for name, s in state.items() if s.status in rollout.UPDATING}  # for whatever run
     silence = duration(ports.configs.loop(run.loop).telemetry.silence)
-    down = {
-        name
-        for name, s in state.items()
-        if s.status in rollout.DOWN or (s.observed_at and now - s.observed_at > silence and name not in updating)
-    }
-    waiting, again_ = [], []
+    down = {name for name, s in state.items() if name not in updating and not _well(s, silence, now)}
+    waiting, again_, back = [], [], set()
     for site in hold.fleet.sites:
         row, seen = listed[site.name][1] if site.name in listed else None, state[site.name]
         if row is None:
@@ -141,18 +137,43 @@ def ask_waiting(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
         if site.name not in mine:
             overtaken = run.phase is Phase.VERIFIED and seen.action == "rollback"  # by a run that has failed since
             asks = row.status in ("waiting", "asked") or (overtaken and row.status in ("deferred", *_TRYING))
-            waiting += [site] if asks and site.name not in scoped else []
+            waiting += [site] if asks and not row.failed and site.name not in scoped else []
+        elif _as_before(seen):
+            waiting.append(site)
+            back.add(site.name)
         elif (seen.status == "asked" or (returned(seen) and _spoke(seen))) and not hold.why(site, now):
             again_.append(site.name)
-    waiting.sort(key=lambda site: (listed[site.name][1].status != "asked", listed[site.name][0]))  # asked ones first
+    waiting.sort(key=lambda site: (not _is_asked(listed[site.name][1]), listed[site.name][0]))
     room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
-    turn = hold.turn(waiting, now, room, down | updating)
-    _mark(ports, run, [listed[name] for name in turn.now], "asked", {})
-    _mark(ports, run, [listed[name] for name in turn.held], "waiting", turn.held)
+    turn = hold.turn(waiting, now, room, down, updating)
+    _mark(ports, run, [listed[name] for name in turn.now if name not in back], "asked", {})
+    _mark(ports, run, [listed[name] for name in turn.held if name not in back], "waiting", turn.held)
+    reasons = {**dict.fromkeys(turn.now, _AGAIN), **turn.held}
+    _mark(ports, run, [listed[name] for name in back], "deferred", reasons)
     asked = [
         _deployment(run, listed[name][1].wave, name, now, _fence(run, state[name])) for name in (*turn.now, *again_)
     ]
     _ask(ports, asked, suffix=f"/{now:%Y%m%dT%H%M%S}")
+
+
+_AGAIN = "back, and asked again"
+
+
+def _is_asked(row: RolloutRow) -> bool:
+    """Whether its request may still be on the way."""
+    return row.status == "asked" or (row.status == "deferred" and row.reason == _AGAIN)
+
+
+def _well(state: SiteState, silence: timedelta, now: datetime) -> bool:
+    """Whether a site counts as available: its telemetry is fresh, and it is not down, or back since."""
+    if rollout.unknown(state.observed_at, silence, now):
+        return False
+    return state.status not in rollout.DOWN or _as_before(state)
+
+
+def _as_before(state: SiteState) -> bool:
+    """A site that was not to be reached is back, and the change has not begun there."""
+    return state.action == "deploy" and returned(state) and _spoke(state) and not state.step
 
 
 def _spoke(state: SiteState) -> bool:
@@ -184,7 +205,8 @@ def _mark(
 
 
 def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bool = False) -> None:
-    """Ask every site on the run's list to go back, newest wave first, but for those that are on their way.
+    """Ask every site on the run's list, or those that failed, to go back, newest wave first, but for those that are on
+    their way.
 
     A site that has not answered yet is asked, too, so that a late request finds a newer one there.
     """
@@ -193,11 +215,7 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
     known = here if run.limits.rollout.rollback_in_windows else {}
     changes = []
     for _, row in reversed(rows(ports, run.id)):
-        if (
-            row.wave > through
-            or (only_failed and (row.status != "failed" or row.site not in here))
-            or row.status == "removed"
-        ):
+        if row.wave > through or row.status == "removed" or (only_failed and not (row.failed and row.site in here)):
             continue
         if row.site in known and not windows.open_at(known[row.site], now, fleet.blackouts):
             continue
@@ -213,7 +231,7 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
                 action="rollback",
                 candidate=_way_back(state, run),
                 fence=_fence(run, state, back=True),
-                reason=reason,
+                reason=row.failed if only_failed else reason,
             )
         )
     _ask(ports, changes)
@@ -288,16 +306,17 @@ _TRYING: tuple[rollout.SiteStatus, ...] = ("underway", "applied", "soaking")
 
 
 def take_in(ports: Ports, loop: str, champion: str, run: Run | None, scoped: Collection[str]) -> None:
-    """Sites that have joined the fleet get the loop's champion by the `run` that made it; where none did, it is taken
-    to be there. Those `scoped` have a champion of their own."""
+    """Sites that have joined the fleet get the loop's champion by the `run` that made it, and go back, where it does
+    badly there, to what that run took the place of; where none made it, it is taken to be there. Those `scoped` have a
+    champion of their own."""
     fleet = ports.configs.fleet(loop)
     listed = {row.site for _, row in rows(ports, run.id)} if run else set()
     for site in fleet.sites:
         if site.name in listed or site.name in scoped:
             continue
-        if not state_of(ports, loop, site.name).candidate:
+        if run is None:
             adopt(ports, loop, site.name, champion)
-        if run:
+        else:
             _list(ports, run, _wave_of(run, fleet, site), [site.name])
 
 
@@ -493,7 +512,7 @@ _BACK = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.VERIFIED)
 def _wanted(ports: Ports, change: Change) -> bool:
     """Whether a request is what an approved run, or its way back, asks of this site now."""
     run = _run(ports, change.run)
-    _need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}")
+    row = codec.decode(_need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}"), RolloutRow)
     back = change.action == "rollback"
     state = state_of(ports, run.loop, change.site)
     candidate = _way_back(state, run) if back else run.candidate
@@ -505,7 +524,8 @@ def _wanted(ports: Ports, change: Change) -> bool:
     late = run.phase is Phase.VERIFIED and change.fence < state.fence  # changes nothing
     if change.candidate != candidate or not (change.fence in fences or late):
         raise Refused(f"{run.id} does not ask for {change.candidate[:12]} at {change.site}", run=run.id)
-    return run.phase in (_BACK if back else _OUT) or (_begun(run) and not back)
+    out = run.phase in _OUT or _begun(run)
+    return run.phase in _BACK or (out and bool(row.failed)) if back else out and not row.failed
 
 
 def _champion(ports: Ports, loop: str) -> str:
@@ -529,7 +549,7 @@ def _held(ports: Ports, change: Change) -> str:
         return run.paused.reason
     state = state_of(ports, change.loop, change.site)
     row = codec.decode(_need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}"), RolloutRow)
-    if state.run != run.id and row.status == "waiting":
+    if row.status == "waiting" if state.run != run.id else _as_before(state) and not _is_asked(row):
         return f"it is no longer asked: {row.reason}"  # its turn has gone to another site
     if state.change == change.id and state.status == "underway":
         return hold.frozen(change.site)  # what has begun is not left half done when a window closes
@@ -624,8 +644,8 @@ def returned(state: SiteState) -> bool:
 
 
 def ask_returned(ports: Ports, loop: str, site: str, state: SiteState) -> None:
-    """Ask a site that is back for its current intent, not for what was asked while it was away."""
-    if state.action == "adopt" or state.observed_at is None:
+    """Ask a site that speaks again to go on with what has begun there, or back; what has not, begins in its turn."""
+    if state.action == "adopt" or state.observed_at is None or _as_before(state):
         return
     change = _change(state, loop, site, state.action, ports.clock.now())
     _ask(ports, [change], suffix=f"/{state.observed_at:%Y%m%dT%H%M%S}")
@@ -668,7 +688,8 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
     row = codec.decode(record.value, RolloutRow)
     if row.status != state.status:
         now = ports.clock.now()
-        new = RolloutRow(site=site, wave=state.wave, status=state.status, reason=state.reason, at=now)
+        failed = row.failed or (state.reason or "failed" if state.status == "failed" else "")
+        new = replace(row, status=state.status, reason=state.reason, failed=failed, at=now)
         told = _TOLD.get(state.status, "")
         if told and told != _TOLD.get(row.status):  # before it is written, so that it is told at least once
             action: Literal["deploy", "rollback"] = "rollback" if state.action == "rollback" else "deploy"
@@ -688,16 +709,18 @@ def follow_up(ports: Ports, loop: str, site: str, state: SiteState) -> None:
 
 
 def report(ports: Ports, run_id: str) -> None:
-    """Tell a run how its wave, or its way back, stands, where that decides something."""
+    """Tell a run how its wave, or its way back, stands, where that decides something; sites that failed go back, also
+    where the rollout goes on without them."""
     run, now = _run(ports, run_id), ports.clock.now()
     listed = [row for _, row in rows(ports, run_id)]
+    if because := next((r.failed for r in listed if r.failed), ""):
+        roll_back(ports, run, run.wave, because, only_failed=True)
     event: WaveReported | RollbackReported
     if run.phase is Phase.ROLLING_OUT or _begun(run):
-        counts = rollout.count(((r.wave, r.status) for r in listed), run.wave, run.waves[run.wave].sites)
+        counts = rollout.count(((r.wave, r.counted) for r in listed), run.wave, run.waves[run.wave].sites)
         verified, failed, deferred, pending, removed = counts
         if pending and not failed:
             return
-        because = next((r.reason for r in listed if r.status == "failed"), "")
         measured = _measured(ports, run, [r.site for r in listed if r.wave == run.wave])
         event = WaveReported(
             id=wave_report_id(run_id, run.wave, (*counts, measured.rows, measured.labels)),
@@ -727,9 +750,6 @@ def report(ports: Ports, run_id: str) -> None:
             because=next((r.reason for r in listed if r.status == "stuck"), ""),
         )
     else:
-        if run.phase is Phase.VERIFIED and any(r.status == "failed" for r in listed):
-            because = next(r.reason for r in listed if r.status == "failed")
-            roll_back(ports, run, run.wave, because, only_failed=True)
         return
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 

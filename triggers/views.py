@@ -650,7 +650,8 @@ def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[Plan
 def _row(site: str, row: RolloutRow | None) -> SiteRow:
     if row is None:
         return SiteRow(site=site, status="planned", reason="", at=None)
-    return SiteRow(site=site, status=row.status, reason=row.reason, at=row.at)
+    reason = row.reason if row.status == "failed" or not row.failed else f"{row.failed}; {row.reason}".rstrip("; ")
+    return SiteRow(site=site, status=row.status, reason=reason, at=row.at)
 
 
 def evidence(ports: Ports, digest: str) -> dict[str, Any] | None:

@@ -227,6 +227,65 @@ def test_offline_sites_block_others_only_beyond_what_may_be_unavailable(worlds: 
     assert [serving(world)[0], *serving(world)[2:]] == [second] * 3
 
 
+def test_a_site_that_never_spoke_counts_as_unavailable(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abc")), replace(LIMITS, wave_size=2, max_unavailable=1))
+    world.plants["c"].online = False
+    second = rolling(world)
+    assert second not in serving(world)
+    assert row(world, "a") == ("waiting", "as many sites as may be are unavailable")
+    world.plants["c"].online = True
+    world.until("verified")
+    assert serving(world) == [second] * 3
+
+
+def test_a_fleet_that_never_spoke_is_changed_no_more_sites_at_once_than_may_be_unavailable(worlds: Worlds) -> None:
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abcd")), replace(LIMITS, wave_size=4, max_unavailable=2))
+    second = put_candidate(world.blobs, a_reference(0.1), "second")
+    loop.submit(world.ports, "line", second, "carol", "better")
+    world.pump()
+    assert world.answer() == ""
+    assert serving(world).count(second) == 2
+    world.until("verified")
+    assert serving(world) == [second] * 4
+
+
+def test_a_site_that_fails_within_what_is_put_up_with_goes_back_at_once_and_the_others_go_on(worlds: Worlds) -> None:
+    limits = replace(LIMITS, wave_size=2, max_unavailable=2, max_failed=1)
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abcd")), limits)
+    first = serving(world)[0]
+    world.half_day()
+    second = put_candidate(world.blobs, a_reference(0.1), "second")
+    world.plants["b"].slow.add(second)
+    loop.submit(world.ports, "line", second, "carol", "better")
+    world.pump()
+    world.answer()
+    assert serving(world) == [second, second, first, first]
+    world.half_day()
+    assert serving(world)[:2] == [second, first], "b is back while the rollout goes on"
+    assert world.runs[-1].phase is Phase.ROLLING_OUT
+    world.until("verified")
+    assert serving(world) == [second, first, second, second]
+    assert (world.state("b").status, world.state("b").last_good) == ("restored", first)
+    assert row(world, "b")[0] == "restored"
+    world.days(3)
+    assert serving(world)[1] == first, "and stays so"
+
+
+def test_failures_add_up_although_each_site_is_back(worlds: Worlds) -> None:
+    limits = replace(LIMITS, wave_size=2, max_unavailable=2, max_failed=1)
+    world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abcd")), limits)
+    first = serving(world)[0]
+    world.half_day()
+    second = put_candidate(world.blobs, a_reference(0.1), "second")
+    world.plants["b"].slow.add(second)
+    world.plants["d"].slow.add(second)
+    loop.submit(world.ports, "line", second, "carol", "better")
+    world.pump()
+    world.answer()
+    assert "wave 2: 2 failed, 1 tolerated (b: " in world.until("rolled-back").because
+    assert serving(world) == [first] * 4
+
+
 def test_a_frozen_site_waits_and_the_others_go_on(worlds: Worlds) -> None:
     world = worlds(Fleet(sites=tuple(Site(name=n) for n in "abc")))
     loop.freeze(world.ports, "line/b", "ann", "inventory")

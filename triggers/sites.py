@@ -126,7 +126,7 @@ def ask_waiting(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
     now, hold = ports.clock.now(), hold_of(ports, run)
     state = states(ports, run.loop)
     mine = {name for name, s in state.items() if s.run == run.id and s.action == "deploy"}
-    updating = {name for name, s in state.items() if s.status in rollout.UPDATING}  # for whatever run
+    updating = {name for name, s in state.items() if s.status in rollout.UPDATING or _goes_on(s)}  # for whatever run
     silence = duration(ports.configs.loop(run.loop).telemetry.silence)
     down = {name for name, s in state.items() if name not in updating and not _well(s, silence, now)}
     waiting, again_, back = [], [], set()
@@ -141,7 +141,7 @@ def ask_waiting(ports: Ports, run: Run, scoped: Collection[str] = ()) -> None:
         elif _as_before(seen):
             waiting.append(site)
             back.add(site.name)
-        elif (seen.status == "asked" or (returned(seen) and _spoke(seen))) and not hold.why(site, now):
+        elif (seen.status == "asked" or _goes_on(seen)) and not hold.why(site, now):
             again_.append(site.name)
     waiting.sort(key=lambda site: (not _is_asked(listed[site.name][1]), listed[site.name][0]))
     room = rollout.room(run.limits.rollout, sum(w.sites for w in run.waves), len(updating), len(down))
@@ -174,6 +174,11 @@ def _well(state: SiteState, silence: timedelta, now: datetime) -> bool:
 def _as_before(state: SiteState) -> bool:
     """A site that was not to be reached is back, and the change has not begun there."""
     return state.action == "deploy" and returned(state) and _spoke(state) and not state.step
+
+
+def _goes_on(state: SiteState) -> bool:
+    """A site at which a change had begun is back."""
+    return state.action == "deploy" and returned(state) and _spoke(state) and bool(state.step)
 
 
 def _spoke(state: SiteState) -> bool:

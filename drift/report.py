@@ -20,7 +20,7 @@ from drift.detectors import ENDS, RECENT, State, detector, named
 from drift.performance import Outcomes
 from drift.reference import Reference
 from drift.sketch import OtherReference
-from drift.streams import WEEK, Layout, model
+from drift.streams import LEAST_ROWS, WEEK, Layout, model
 from drift.telemetry import LEAST_PERIODS
 from drift.windows import Window
 
@@ -479,11 +479,13 @@ def _coverage(reference: Reference, limits: Limits) -> Coverage:
     each calibration period, far fewer where a period resembles the one before, nothing below 14 periods."""
     m, link = model(reference), detector(reference).resemblance
     each = 25.0 * ((1 - link) / (1 + link)) ** 3
-    kept = each * m.days if m.days >= LEAST_PERIODS else 0.0
+    days = m.days_of_evidence
+    kept = each * days if days >= LEAST_PERIODS else 0.0
     carried = f"one false alarm in {kept:.0f} windows" if kept else "no promise"
     needed = max(LEAST_PERIODS, int(np.ceil(limits.evidence / each)))
     more = f", {needed} would carry one in {limits.evidence:.0f}" if kept < limits.evidence else ""
-    why = [f"{m.days} calibration periods carry {carried}{more}"]
+    thin = "" if days == m.days else f" of {m.days} ({LEAST_ROWS:.0f} rows of a site in one window are the least)"
+    why = [f"{days} calibration periods{thin} carry {carried}{more}"]
     if link > 0:
         why.append(f"a period resembles the one before (correlation {link:.2f})")
     if m.phases == 1 and limits.window_seconds < WEEK:

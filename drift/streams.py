@@ -29,7 +29,7 @@ _TRUST = 20.0
 
 _LEAST_MEMORY = 1.2
 _VALUES = GROUPS - 2
-_LEAST = 30.0
+LEAST_ROWS = 30.0
 """Fewer labels, or values that are there, than this in a window are no evidence."""
 
 
@@ -107,6 +107,7 @@ class Model:
         cal = reference.calibration
         site, self._period = cal.site, cal.start // reference.seconds
         self.days = len(np.unique(self._period))
+        self.days_of_evidence = len(np.unique(self._period[cal.groups[:, 0].sum(axis=1) >= LEAST_ROWS]))
         self.phases = _phases(self._period, reference.seconds)
         base = self.sums(self.groups, by_site, _sums(reference.outcomes))
         windows = self.sums(cal.groups.astype(np.float32), cal.outcomes.astype(np.float64), cal.sums)
@@ -165,7 +166,7 @@ class Model:
         np.add.at(crowd, site, windows.count**2)
         self.span = np.where(crowd > 0, base.count**2 / np.maximum(crowd, 1.0), 0.0)
         rest = base.count[site] - windows.count
-        usable = (windows.count >= _LEAST) & (rest >= _LEAST) & (self.span[site] > 1.5)
+        usable = (windows.count >= LEAST_ROWS) & (rest >= LEAST_ROWS) & (self.span[site] > 1.5)
         n, rest = np.maximum(windows.count, 1.0), np.maximum(rest, 1.0)
         gap = np.where(usable, windows.total / n - (base.total[site] - windows.total) / rest, np.nan)
         noise = self.spread[site] * (1 / n + 1 / rest) + self._grain(n)
@@ -247,7 +248,7 @@ class Model:
             simple = np.concatenate((variance[:, : 2 * c], variance[:, -3:]), axis=1)
             memory = np.maximum(np.nan_to_num(simple / doubt, posinf=1e6), _LEAST_MEMORY)
             gap /= np.sqrt(variance, out=variance)
-        gap[sums.count < _LEAST] = np.nan
+        gap[sums.count < LEAST_ROWS] = np.nan
         known = np.where(index >= 0, self.days, 2.0)[:, None]
         shape = np.minimum(memory[:, :c] ** 2, known)
         return self._streams(gap), np.concatenate((memory[:, : 2 * c], shape, memory[:, -3:]), axis=1)

@@ -40,8 +40,8 @@ class Fleet:
         at = np.full(n, day * DAY)
         return Rows(ids, at, score, {"x": x, "y": y, "c": c}), (r.random(n) < score).astype(float)
 
-    def reference(self, days: int = 35, sites: Sequence[str] = SITES) -> Reference:
-        parts = [(site, *self.rows(site, day)) for day in range(days) for site in sites]
+    def reference(self, days: int = 35, sites: Sequence[str] = SITES, n: int = 300) -> Reference:
+        parts = [(site, *self.rows(site, day, n)) for day in range(days) for site in sites]
         rows = Rows(
             [i for _, p, _ in parts for i in p.ids],
             np.concatenate([p.at for _, p, _ in parts]),
@@ -273,6 +273,15 @@ def test_a_calibration_that_is_too_short_says_so() -> None:
     assert report.coverage.kept == 0
     assert "the season of the week is not covered" in report.coverage.why
     assert report.reason == "no windows to assess"
+
+
+def test_windows_too_small_to_be_evidence_carry_no_promise() -> None:
+    """With 24 rows in a window no stream is ever judged: to call that covered would be a promise that nothing keeps."""
+    report, _ = assess(Fleet(10).reference(n=24), [], None, LIMITS)
+    assert not report.coverage.held
+    assert "0 calibration periods of 35 (30 rows of a site in one window are the least)" in report.coverage.why
+    report, _ = assess(Fleet(10).reference(n=32), [], None, LIMITS)
+    assert report.coverage.held
 
 
 def test_an_alarm_without_a_promise_says_what_would_cover_it() -> None:

@@ -14,23 +14,31 @@ setup = $(if $(PYTHON),$(PYTHON) tools/setup.py,$(error Python >= 3.11 with venv
 	apt-get install python3 python3-venv); or say which: make PYTHON=/path/to/python3.12))
 py = .venv/bin/python
 
-.PHONY: help demo test test-wire test-nightly lint format lock schemas bench clean
+.PHONY: help demo example test test-wire test-nightly lint format lock schemas bench clean
 
 help:
 	@echo "make demo          the whole loop on a year of flights; make demo ARGS=--ask waits for your approval"
+	@echo "make example       NAME=dryers or NAME=haze: the whole loop on that example of examples/"
 	@echo "make test          what needs no server beyond Python"
 	@echo "make test-wire     against Azurite, the AMQP peer and the other local servers"
 	@echo "make test-nightly  the long ones"
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make format        what ruff can put right by itself"
 	@echo "make lock          pin requirements anew"
-	@echo "make schemas       docs/schemas/, the OpenAPI document and the diagram anew"
+	@echo "make schemas       docs/schemas/, docs/reference/, the OpenAPI document and the diagram anew"
 	@echo "make bench         the benchmarks of bench/"
 	@echo "make clean         remove .venv and build/"
 
 demo:
 	@$(setup) demo
 	@.venv/bin/driftloop demo $(ARGS)
+
+example:
+	@test -f "examples/$(NAME)/data.py" || { echo "make example NAME=dryers, or NAME=haze" >&2; exit 2; }
+	@$(setup) demo
+	@$(py) examples/$(NAME)/data.py build/$(NAME)/table.parquet
+	@.venv/bin/driftloop replay --loop examples/$(NAME)/loop.yaml --fleet examples/$(NAME)/fleet.yaml \
+		--data build/$(NAME)/table.parquet --state build/$(NAME)/state --json build/$(NAME)/summary.json --approve $(ARGS)
 
 test:
 	@$(setup) test
@@ -64,6 +72,7 @@ schemas:
 	@$(setup) test
 	$(py) -m cli.validate --schemas docs/schemas
 	$(py) tools/openapi.py
+	$(py) tools/reference.py
 	$(py) -m cli.graph
 
 bench:

@@ -243,7 +243,8 @@ def _check(made: Guess, columns: list[Column]) -> None:
     if "timestamp" not in made.roles:
         near = _called("timestamp", columns)
         hint = f": {near.name!r} would be it by its name, but {near.why_not_time}" if near and near.why_not_time else ""
-        raise Refused(f"no column holds times{hint}; name one with --timestamp")
+        how = "name one with --timestamp; where day and hour are in columns of their own, join them into one first"
+        raise Refused(f"no column holds times{hint}; {how}")
     if "label" not in made.roles:
         near = _called("label", columns)
         hint = f": {near.name!r} would be it by its name, but {_no_label(near)}" if near else ""

@@ -325,5 +325,7 @@ def _show(made: Guess, files: Sequence[Path], data: Path, said: Sequence[str]) -
         console.print(line, style="bold", markup=False, highlight=False)
     console.print(f"wrote {' and '.join(map(str, files))}; look them through, then try them:", highlight=False)
     loop, fleet, state = (*files[:2], files[0].parent / "state")
-    words = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]
-    console.print("  " + escape(shlex.join(map(str, words))), highlight=False, soft_wrap=True)
+    history = ["driftloop", "backtest", "--loop", loop, "--data", data, "--retrain"]
+    whole = ["driftloop", "replay", "--loop", loop, "--fleet", fleet, "--data", data, "--state", state, "--approve"]
+    for words in (history, whole):
+        console.print("  " + escape(shlex.join(map(str, words))), highlight=False, soft_wrap=True)

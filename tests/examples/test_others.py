@@ -98,16 +98,38 @@ def _as_a_job_gets_it(table: Path, loop: Any, folder: Path) -> Path:
     return folder / "rows.parquet"
 
 
-@pytest.mark.wire
-@pytest.mark.parametrize(("name", "days"), [("dryers", 92), ("haze", 256)])
-def test_a_share_of_the_example_goes_round_the_loop(name: str, days: int, tmp_path: Path) -> None:
-    """As `make example` does it, on fewer days: drift is found, a candidate is trained, gated, rolled out, verified."""
-    data, summary = tmp_path / "table.parquet", tmp_path / "summary.json"
+def goes_round(name: str, days: int, folder: Path) -> dict[str, Any]:
+    """What `make example` does, on fewer days; its summary."""
+    data, summary = folder / "table.parquet", folder / "summary.json"
     command = [sys.executable, EXAMPLES / name / "data.py", data, "--days", str(days)]
     subprocess.run(command, check=True, capture_output=True)
     files = ["--loop", str(EXAMPLES / name / "loop.yaml"), "--fleet", str(EXAMPLES / name / "fleet.yaml")]
-    words = ["replay", *files, "--data", str(data), "--state", str(tmp_path / "state"), "--port", "0"]
+    words = ["replay", *files, "--data", str(data), "--state", str(folder / "state"), "--port", "0"]
     assert main([*words, "--approve", "--json", str(summary)]) == 0
-    told = json.loads(summary.read_text())
-    assert "verified" in [run["phase"] for run in told["runs"]], told["runs"]
+    told: dict[str, Any] = json.loads(summary.read_text())
+    return told
+
+
+@pytest.mark.wire
+def test_a_share_of_the_factory_goes_round_the_loop(tmp_path: Path) -> None:
+    """Drift is found, a candidate trained, gated, rolled out at night, and verified at three plants."""
+    told = goes_round("dryers", 92, tmp_path)
+    assert [run["phase"] for run in told["runs"]] == ["verified"]
+    assert all(site["verified"] for site in told["sites"].values())
+
+
+@pytest.mark.wire
+def test_a_bundle_serves_its_sites(tmp_path: Path) -> None:
+    """The first champion is a bundle: three sites verify it, open it, and their telemetry counts."""
+    told = goes_round("haze", 110, tmp_path)
+    assert told["rows"] > 1000
+    [digest] = {site["candidate"] for site in told["sites"].values()}
+    manifest = json.loads((tmp_path / "state" / "blobs" / "candidates" / digest / "manifest.json").read_text())
+    assert {"chance.onnx", "amount.onnx", "expect.onnx", "orchestrate.json"} <= set(manifest["files"])
+
+
+@pytest.mark.nightly
+def test_a_better_bundle_replaces_the_first_one(tmp_path: Path) -> None:
+    told = goes_round("haze", 256, tmp_path)
+    assert "verified" in [run["phase"] for run in told["runs"]]
     assert all(site["verified"] for site in told["sites"].values())

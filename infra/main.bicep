@@ -57,6 +57,8 @@ param dailyCapGb int = 1
 param alwaysReady int = 0
 @description('Who is told when something is wrong; empty: nobody.')
 param alertEmails array = []
+@description('Where the runbooks are to be read; a page on the web makes links of it.')
+param runbooks string = 'docs/runbooks.md'
 @description('Of a month, in the currency of the subscription; 0: none.')
 param budget int = 0
 @description('First day of the month in which the budget is first deployed.')
@@ -507,6 +509,7 @@ module alerts 'modules/alerts.bicep' = if (!empty(alertEmails)) {
     insightsId: insights.outputs.id
     budget: budget
     budgetStart: budgetStart
+    runbooks: runbooks
   }
 }
 

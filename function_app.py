@@ -14,13 +14,17 @@ from functions import (
     people,
     runs,
     sources,
+    status,
     sweep,
     telemetry,
     training,
 )
 from triggers.errors import Refused
 
-CONTROL = (telemetry, sources, events, checks, runs, effects, training, azureml, approvals, sweep, operator, people)
+CONTROL = (
+    *(telemetry, sources, events, checks, runs, effects, training, azureml, approvals, sweep),
+    *(status, operator, people),
+)
 ROLES = {
     "ingest": [telemetry.door],
     "control": [module.bp for module in CONTROL],

@@ -28,10 +28,10 @@ _TITLES = {
 }
 
 
-def data(value: Any, status: int = 200) -> func.HttpResponse:
+def data(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> func.HttpResponse:
     """JSON."""
     body = msgspec.json.encode(value)
-    return func.HttpResponse(body, status_code=status, mimetype="application/json", headers=SECURITY)
+    return func.HttpResponse(body, status_code=status, mimetype="application/json", headers={**SECURITY, **headers})
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] = {}) -> func.HttpResponse:

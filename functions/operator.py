@@ -1,4 +1,4 @@
-"""What an operator sees and does over HTTP: fleet, drift, runs, story; retrain, cancel, roll back, freeze."""
+"""What an operator does over HTTP: retrain, cancel, roll back, freeze; and the dashboard's files."""
 
 from __future__ import annotations
 
@@ -16,120 +16,6 @@ bp = func.Blueprint()
 
 WEB = Path(__file__).with_name("web")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-
-
-class _BadQuery(Exception):
-    """What stands after the question mark is not what was expected."""
-
-
-def _read(view: Callable[[Ports], object]) -> func.HttpResponse:
-    """What there is to see; errors become problems by the reaction that they ask for."""
-    try:
-        return answers.data(view(host.ports()))
-    except _BadQuery as problem:
-        return answers.problem(400, str(problem))
-    except DriftloopError as problem:
-        status = people.reaction(problem)
-        return answers.problem(500 if status == 409 else status, str(problem))  # what only looks is never in the way
-
-
-def _number(req: func.HttpRequest, name: str, default: int, most: int) -> int:
-    """A whole number of the query."""
-    text = req.params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= most):
-        raise _BadQuery(f"{name} is a whole number up to {most}, not {text[:40]!r}")
-    return int(text)
-
-
-def _metric(req: func.HttpRequest) -> str:
-    metric = req.params.get("metric", "psi")
-    if metric not in views.METRICS:
-        raise _BadQuery(f"metric is one of {', '.join(views.METRICS)}")
-    return metric
-
-
-# --- what there is to see
-
-
-@bp.route("loops", methods=["GET"])
-def list_loops(req: func.HttpRequest) -> func.HttpResponse:
-    """Every loop at a glance."""
-    return _read(views.loops)
-
-
-@bp.route("loops/{loop}", methods=["GET"])
-def show_loop(req: func.HttpRequest) -> func.HttpResponse:
-    """One loop: its fleet by ring, its last decision, its detectors."""
-    return _read(lambda ports: views.fleet(ports, req.route_params["loop"]))
-
-
-@bp.route("loops/{loop}/drift", methods=["GET"])
-def show_drift(req: func.HttpRequest) -> func.HttpResponse:
-    """The checks of the last days, with their distances by site and feature."""
-    return _read(
-        lambda ports: views.drift(ports, req.route_params["loop"], _number(req, "days", 30, 400), _metric(req))
-    )
-
-
-@bp.route("loops/{loop}/runs", methods=["GET"])
-def list_runs(req: func.HttpRequest) -> func.HttpResponse:
-    """Every run, newest first."""
-    return _read(lambda ports: views.runs(ports, req.route_params["loop"]))
-
-
-@bp.route("loops/{loop}/decisions", methods=["GET"])
-def list_decisions(req: func.HttpRequest) -> func.HttpResponse:
-    """The last decisions, newest first."""
-    return _read(lambda ports: views.decisions(ports, req.route_params["loop"], max(_number(req, "limit", 30, 400), 1)))
-
-
-@bp.route("loops/{loop}/quarantine", methods=["GET"])
-def list_quarantine(req: func.HttpRequest) -> func.HttpResponse:
-    """What was not counted, and why."""
-    return _read(lambda ports: views.quarantine(ports, req.route_params["loop"]))
-
-
-@bp.route("loops/{loop}/quarantine/{id}", methods=["GET"])
-def show_quarantined(req: func.HttpRequest) -> func.HttpResponse:
-    """The bytes that were not counted, to be saved by somebody who may operate."""
-    person = people.identify(req)
-    if person is None or "operate" not in person.roles:
-        return answers.problem(403 if person else 401, "for who may operate: sign in first")
-    try:
-        body = quarantine.content(host.ports(), req.route_params["loop"], req.route_params["id"])
-    except DriftloopError as problem:
-        return answers.problem(people.reaction(problem), str(problem))
-    headers = {**answers.SECURITY, "Content-Disposition": "attachment"}
-    return func.HttpResponse(body, mimetype="application/octet-stream", headers=headers)
-
-
-@bp.route("loops/{loop}/audit", methods=["GET"])
-def list_audit(req: func.HttpRequest) -> func.HttpResponse:
-    """A page of the audit trail."""
-    return _read(lambda ports: views.audit(ports, req.route_params["loop"], _number(req, "after", 0, 10**12 - 1), 200))
-
-
-@bp.route("runs/{run}", methods=["GET"])
-def show_run(req: func.HttpRequest) -> func.HttpResponse:
-    """Everything about one run."""
-    return _read(lambda ports: views.run(ports, req.route_params["run"]))
-
-
-@bp.route("runs/{run}/story", methods=["GET"])
-def tell_story(req: func.HttpRequest) -> func.HttpResponse:
-    """What happened to a run, in sentences."""
-    return _read(lambda ports: views.story(ports, req.route_params["run"]))
-
-
-@bp.route("health", methods=["GET"])
-def health(req: func.HttpRequest) -> func.HttpResponse:
-    """Whether the state can be read."""
-
-    def ok(ports: Ports) -> dict[str, object]:
-        ports.store.get("driftloop", "freeze/all")
-        return {"status": "ok", "now": ports.clock.now(), "loops": len(ports.configs.loops())}
-
-    return _read(ok)
 
 
 # --- what a person does
@@ -263,6 +149,8 @@ def report(req: func.HttpRequest) -> func.HttpResponse:
     if not (name.startswith("evidently/") and name.endswith(".html")):
         return answers.problem(404, "no such report")
     try:
+        if refused := people.unseen(req, host.ports()):
+            return refused
         body = host.ports().blobs.get(name)
     except DriftloopError as problem:
         return answers.problem(404 if isinstance(problem, Refused) else people.reaction(problem), str(problem))

@@ -23,11 +23,13 @@ _OURS = re.compile(r"/api/(approvals/[A-Za-z0-9._-]+|ui/)")
 
 
 class Session(msgspec.Struct, frozen=True):
-    """Who is signed in (nobody: empty), and what a request that changes something must bring as X-CSRF-Token."""
+    """Who is signed in (nobody: empty), and what a request that changes something must bring as X-CSRF-Token.
+    `looks`: whether they, signed in or not, may see what there is."""
 
     person: str
     roles: Sequence[str]
     csrf: str
+    looks: bool
 
 
 @bp.route("login", methods=["GET"])
@@ -46,9 +48,13 @@ def login(req: func.HttpRequest) -> func.HttpResponse:
 def session(req: func.HttpRequest) -> func.HttpResponse:
     """Who is signed in."""
     person = identify(req)
-    if person is None:
-        return answers.data(Session("", (), ""))
-    return answers.data(Session(person.name, sorted(person.roles), seal("operate", person.name)))
+    try:
+        looks = host.ports().people.may_look(person)
+        if person is None:
+            return answers.data(Session("", (), "", looks))
+        return answers.data(Session(person.name, sorted(person.roles), seal("operate", person.name), looks))
+    except DriftloopError as problem:
+        return answers.problem(503 if isinstance(problem, Retry) else 500, str(problem))
 
 
 def identify(req: func.HttpRequest) -> Person | None:
@@ -58,6 +64,16 @@ def identify(req: func.HttpRequest) -> Person | None:
     except Retry as problem:
         log.warning("nobody can be identified by a token: %s", problem)
         return None
+
+
+def unseen(req: func.HttpRequest, ports: Ports) -> func.HttpResponse | None:
+    """The refusal, where who asks may not look."""
+    person = identify(req)
+    if ports.people.may_look(person):
+        return None
+    if person is None:
+        return answers.problem(401, "sign in first", {"WWW-Authenticate": 'Bearer realm="driftloop"'})
+    return answers.problem(403, f"{person.name} may not look")
 
 
 def seal(*about: str) -> str:

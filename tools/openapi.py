@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from functions import approvals, people  # noqa: E402
-from triggers import views  # noqa: E402
+from triggers import glance, views  # noqa: E402
 
 FILE = ROOT / "functions" / "web" / "openapi.json"
 
@@ -24,6 +24,13 @@ TYPES: tuple[Any, ...] = (
     views.Loops,
     views.FleetView,
     views.DriftView,
+    views.HeatMap,
+    glance.Glance,
+    glance.Sites,
+    glance.SiteDetail,
+    glance.Distribution,
+    glance.Log,
+    glance.Costs,
     views.Runs,
     views.RunDetail,
     views.Story,
@@ -59,9 +66,11 @@ WORDS = {
     500: "Not working: a setting, a configuration or what is stored is wrong",
     503: "Not now: see Retry-After",
 }
-MAY_FAIL = (404, 500, 503)
+MAY_FAIL = (401, 403, 404, 500, 503)
 OPERATING = (400, 401, 403, 404, 409, 415, 422, 500, 503)
 _LOOP = {"name": "loop", "in": "path", "required": True, "schema": {"type": "string"}}
+_TEXT = {"schema": {"type": "string"}}
+_TAG = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}, "description": "An ETag of before"}
 _RUN = {"name": "run", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -92,7 +101,16 @@ def _get(summary: str, answer: dict[str, Any], *statuses: int, parameters: tuple
 
 def _view(summary: str, name: str, *parameters: Any) -> dict[str, Any]:
     bad_query = (400,) if any(p["in"] == "query" for p in parameters) else ()
-    return _get(summary, _json(summary, _ref(name)), *bad_query, *MAY_FAIL, parameters=parameters)
+    made = _get(summary, _json(summary, _ref(name)), *bad_query, *MAY_FAIL, parameters=(*parameters, _TAG))
+    made["get"]["responses"]["200"]["headers"] = {"ETag": _TEXT, "Driftloop-Now": _TEXT}
+    made["get"]["responses"]["304"] = {"description": "It is as it was", "headers": {"ETag": _TEXT}}
+    return made
+
+
+def _paged(most: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    cursor = {"type": "string", "maxLength": 300}
+    said = "The `next` of the page before; without it, the first page"
+    return {"name": "cursor", "in": "query", "schema": cursor, "description": said}, _number("limit", most, 1, 1000)
 
 
 def _number(name: str, default: int, least: int, most: int) -> dict[str, Any]:
@@ -201,8 +219,9 @@ def paths() -> dict[str, Any]:
     metric = {"name": "metric", "in": "query", "schema": {"enum": list(views.METRICS), "default": "psi"}}
     token = {"name": "token", "in": "query", "required": True, "schema": {"type": "string"}}
     onward = {"name": "next", "in": "query", "schema": {"type": "string"}}
-    file, name, kept = (
-        {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in ("file", "name", "id")
+    file, name, kept, site, feature, check = (
+        {"name": n, "in": "path", "required": True, "schema": {"type": "string"}}
+        for n in ("file", "name", "id", "site", "feature", "check")
     )
     login = _get("Open the session that a login link names", _html("Signed in"), parameters=(token, onward))
     login["get"]["responses"]["401"] = _html("The link is not valid, or no longer")
@@ -210,18 +229,31 @@ def paths() -> dict[str, Any]:
         "/api/telemetry": _telemetry(),
         "/api/events": _events(),
         "/api/login": login,
-        "/api/session": _get("Who is signed in", _json("Who is signed in", _ref("Session"))),
+        "/api/session": _get("Who is signed in", _json("Who is signed in", _ref("Session")), 500, 503),
         "/api/health": _get("Whether the state can be read", _json("It can", ok), 500, 503),
         "/api/loops": _view("Every loop at a glance", "Loops"),
         "/api/loops/{loop}": _view("One loop: fleet, last decision, detectors", "FleetView", _LOOP),
+        "/api/loops/{loop}/glance": _view("The whole fleet in columns, and what wants a person", "Glance", _LOOP),
+        "/api/loops/{loop}/sites": _view("Sites, in the order of fleet.yaml", "Sites", _LOOP, *_paged(100)),
+        "/api/loops/{loop}/sites/{site}": _view("One site", "SiteDetail", _LOOP, site),
+        "/api/loops/{loop}/sites/{site}/features/{feature}": _view(
+            "One feature at one site over time, against its reference",
+            "Distribution",
+            *(_LOOP, site, feature, _number("days", 30, 1, 400)),
+        ),
         "/api/loops/{loop}/drift": _view(
-            "The checks of the last days", "DriftView", _LOOP, _number("days", 30, 0, 400), metric
+            "The checks of the last days", "DriftView", _LOOP, _number("days", 30, 0, 400)
         ),
-        "/api/loops/{loop}/runs": _view("Every run, newest first", "Runs", _LOOP),
-        "/api/loops/{loop}/decisions": _view(
-            "The last decisions, newest first", "Decisions", _LOOP, _number("limit", 30, 1, 400)
+        "/api/loops/{loop}/drift/{check}": _view(
+            "One check's distances by site and feature", "HeatMap", _LOOP, check, metric, *_paged(100)
         ),
-        "/api/loops/{loop}/quarantine": _view("What was not counted, and why", "Quarantine", _LOOP),
+        "/api/loops/{loop}/runs": _view("Runs, newest first", "Runs", _LOOP, *_paged(200)),
+        "/api/loops/{loop}/decisions": _view("Decisions, newest first", "Decisions", _LOOP, *_paged(30)),
+        "/api/loops/{loop}/log": _view("What happened, newest first, in sentences", "Log", _LOOP, *_paged(50)),
+        "/api/loops/{loop}/costs": _view("The retrain budget, and what trainings took", "Costs", _LOOP),
+        "/api/loops/{loop}/quarantine": _view(
+            "What was not counted, and why, newest first", "Quarantine", _LOOP, *_paged(100)
+        ),
         "/api/loops/{loop}/quarantine/{id}": _get(
             "The bytes that were not counted, for who may operate",
             _said("The bytes", **{"application/octet-stream": {}}),
@@ -243,7 +275,9 @@ def paths() -> dict[str, Any]:
         "/api/approvals/{run}": page,
         "/api/freeze": _change("Begin nothing new", "frozen"),
         "/api/unfreeze": _change("Go on where a freeze stopped", "unfrozen"),
-        "/api/reports/{name}": _get("A stored drift report", _html("The report"), 404, 503, parameters=(name,)),
+        "/api/reports/{name}": _get(
+            "A stored drift report", _html("The report"), 401, 403, 404, 503, parameters=(name,)
+        ),
         "/api/ui/{file}": _get("The dashboard", _html("A file of it"), 404, parameters=(file,)),
         "/api/openapi.json": _get("This document", _json("This document", {"type": "object"})),
     }
@@ -261,7 +295,8 @@ def document() -> dict[str, Any]:
             "title": "driftloop",
             "version": "1",
             "description": "Times are UTC. Reading needs no session on one machine; whatever changes something needs "
-            "one, a token of ours and a reason.",
+            "one, a token of ours and a reason. Lists come in pages: `next` is the cursor of the one that follows. "
+            "What was read and has not changed is 304 for who brings its ETag.",
         },
         "servers": [{"url": "/"}],
         "paths": found,

@@ -194,7 +194,7 @@ class Signatures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who has proven who they are. Roles: "operate" (retrain, cancel, roll back, freeze), "approve".
+    """Somebody who has proven who they are. Roles: "operate" (retrain, cancel, roll back, freeze), "approve", "read".
 
     `id` never changes, as the name may; `groups` are ids, and not all of them where `partial`. `token`: they brought
     one of their own, which no browser sends by itself, so that no page of somebody else's can have asked.
@@ -213,6 +213,10 @@ class People(Protocol):
 
     def identify(self, headers: Mapping[str, str]) -> Person | None:
         """Who sent a request with these headers (names in any case); None where that is not proven."""
+        ...
+
+    def may_look(self, person: Person | None) -> bool:
+        """Whether somebody, or a nobody, may see what the app shows."""
         ...
 
     def sign(self, text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +18,8 @@ from triggers.policy import Decision, Finding
 from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
 from triggers.run import Phase, Run
+
+T = TypeVar("T")
 
 METRICS = ("psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv")
 RECENT = timedelta(days=7)
@@ -155,17 +158,14 @@ class FleetView(View, frozen=True, kw_only=True):
 
 
 class Check(View, frozen=True, kw_only=True):
-    """One check of one candidate: distances `values` [sites][features] from each site's own reference (None: too few
-    rows), and what was found."""
+    """One check of one candidate, and what was found. `id` names it."""
 
+    id: str
     at: datetime
     candidate: str
     evidence: float | None
     limit: float | None
     reason: str
-    sites: list[str]
-    features: list[str]
-    values: list[list[float | None]]
     findings: list[Finding]
 
 
@@ -174,18 +174,32 @@ class DriftView(View, frozen=True, kw_only=True):
 
     now: datetime
     loop: str
-    metric: str
     metrics: list[str]
     checks: list[Check]
 
 
+class HeatMap(Check, frozen=True, kw_only=True):
+    """A check's distances `values` [sites][features] from each site's own reference (None: too few rows), the sites
+    that moved most first. `typical`: the median of each feature over all sites; `total`: how many sites there are;
+    `next`: the cursor of those that follow."""
+
+    metric: str
+    sites: list[str]
+    features: list[str]
+    values: list[list[float | None]]
+    typical: list[float | None]
+    total: int
+    next: str | None
+
+
 class SiteRow(View, frozen=True, kw_only=True):
-    """How one site of a run's plan stands."""
+    """How one site of a run's plan stands. `blocked`: what keeps it from being changed now, of a run that goes on."""
 
     site: str
     status: str
     reason: str
     at: datetime | None
+    blocked: str = ""
 
 
 class PlanWave(View, frozen=True, kw_only=True):
@@ -269,17 +283,19 @@ class Audit(View, frozen=True, kw_only=True):
 
 
 class Runs(View, frozen=True, kw_only=True):
-    """Newest first."""
+    """Newest first, a page of them; `next` is the cursor of the one that follows."""
 
     now: datetime
     runs: list[RunView]
+    next: str | None
 
 
 class Decisions(View, frozen=True, kw_only=True):
-    """Newest first."""
+    """Newest first, a page of them."""
 
     now: datetime
     decisions: list[Decision]
+    next: str | None
 
 
 class Held(Quarantined, frozen=True, kw_only=True):
@@ -289,11 +305,12 @@ class Held(Quarantined, frozen=True, kw_only=True):
 
 
 class Quarantine(View, frozen=True, kw_only=True):
-    """Newest first: what was not counted, and why. `total` counts all."""
+    """Newest first, a page of them: what was not counted, and why. `total` counts all."""
 
     now: datetime
     total: int
     quarantined: list[Held]
+    next: str | None
 
 
 # --- loops and fleets
@@ -343,12 +360,14 @@ def fleet(ports: Ports, name: str) -> FleetView:
 
 def _rings(ports: Ports, config: Loop, of_loop: Fleet) -> list[Ring]:
     revoked = candidates.all_revoked(ports, config.loop)
-    views = [_site(ports, config, site, revoked) for site in of_loop.sites]
+    views = [site_view(ports, config, site, revoked) for site in of_loop.sites]
     names = rollout.rings(of_loop, config.rollout)
-    return [Ring(name=ring, sites=found) for ring in names if (found := [v for v in views if v.ring == ring])]
+    at = [rollout.ring_of(site, names) for site in of_loop.sites]
+    by = {ring: [v for v, where in zip(views, at, strict=True) if where == ring] for ring in names}
+    return [Ring(name=ring, sites=found) for ring, found in by.items() if found]
 
 
-def _site(ports: Ports, config: Loop, site: Site, revoked: Mapping[str, str]) -> SiteView:
+def site_view(ports: Ports, config: Loop, site: Site, revoked: Mapping[str, str]) -> SiteView:
     state = sites.state_of(ports, config.loop, site.name)
     health, heard = state.health, state.observed_at
     return SiteView(
@@ -409,39 +428,114 @@ def _when(at: datetime) -> str:
 # --- drift
 
 
-def drift(ports: Ports, name: str, days: int, metric: str) -> DriftView:
-    """The stored reports of the checks of the last `days` days. Raises NotFound."""
+def drift(ports: Ports, name: str, days: int) -> DriftView:
+    """The checks of the last `days` days. Raises NotFound."""
     ports.configs.loop(name)
     now = ports.clock.now()
-    checks = [
-        _check(stamp, candidate, report, metric)
-        for stamp, candidate, report in _reports(ports, name, f"{now - timedelta(days=days):{_STAMP}}")
-    ]
-    return DriftView(now=now, loop=name, metric=metric, metrics=list(METRICS), checks=checks)
+    begin = f"{now - timedelta(days=days):{_STAMP}}"
+    checks = [_check(blob, report, Check) for blob, report in _reports(ports, name, begin)]
+    return DriftView(now=now, loop=name, metrics=list(METRICS), checks=checks)
 
 
-def _reports(ports: Ports, name: str, after: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(stamp, first 12 digits of the candidate, report) of the checks since `after`, oldest first."""
+def heat(ports: Ports, name: str, check: str, metric: str, cursor: str = "", limit: int = 100) -> HeatMap:
+    """The distances of one check, a page of sites. Raises NotFound."""
+    ports.configs.loop(name)
+    blob = f"reports/{name}/{check}.json"
+    if not _CHECK.fullmatch(check):
+        raise NotFound(f"{name}: no check {check[:100]!r}")
+    report = _decoded(ports, blob, _Matrix)
+    found = report.distances
+    values = found.values.get(metric) or [[None] * len(found.features)] * len(found.sites)  # earlier: fewer metrics
+    worst = sorted(
+        range(len(found.sites)), key=lambda i: (-max((v for v in values[i] if v is not None), default=-1), i)
+    )
+    first = int(cursor) if cursor.isdecimal() else 0
+    shown = worst[first : first + limit]
+    return _check(
+        blob,
+        report,
+        HeatMap,
+        metric=metric,
+        sites=[found.sites[i] for i in shown],
+        features=found.features,
+        values=[[_rounded(v) for v in values[i]] for i in shown],
+        typical=[_median([row[f] for row in values]) for f in range(len(found.features))],
+        total=len(worst),
+        next=str(first + limit) if first + limit < len(worst) else None,
+    )
+
+
+_CHECK = re.compile(r"[0-9T-]{17}-[0-9a-f]{12}")
+
+
+class _Distances(msgspec.Struct):
+    sites: list[str]
+    features: list[str]
+    values: dict[str, list[list[float | None]]]
+
+
+class _Summary(msgspec.Struct):
+    """A stored report without its distances."""
+
+    evidence: float | None
+    limit: float | None
+    reason: str
+    windows: int
+    coverage: dict[str, Any]
+    findings: list[Finding]
+
+
+class _Matrix(_Summary):
+    distances: _Distances
+
+
+R = TypeVar("R", bound=_Summary)
+C = TypeVar("C", bound=Check)
+
+
+def _reports(ports: Ports, name: str, after: str) -> Iterator[tuple[str, _Summary]]:
+    """The checks since `after`, oldest first: where each is stored, and what it says."""
     prefix = f"reports/{name}/"
     for blob in sorted(b for b in ports.blobs.names(prefix) if b[len(prefix) :] >= after and b.endswith(".json")):
-        stamp, _, candidate = blob[len(prefix) : -len(".json")].rpartition("-")
-        yield stamp, candidate, msgspec.json.decode(ports.blobs.get(blob))
+        yield blob, _decoded(ports, blob, _Summary)
 
 
-def _check(stamp: str, candidate: str, report: dict[str, Any], metric: str) -> Check:
-    distances = report["distances"]
-    unknown = [[None] * len(distances["features"])] * len(distances["sites"])  # an earlier version had fewer metrics
-    return Check(
+_KEPT = 512
+
+
+def _decoded(ports: Ports, blob: str, kind: type[R]) -> R:
+    if kind is _Matrix:
+        return msgspec.json.decode(ports.blobs.get(blob), type=kind)
+    known = ports.cache.setdefault("reports", {})  # each is written once, so that what was read of it stays true
+    if blob not in known:
+        while len(known) >= _KEPT:
+            known.pop(next(iter(known)), None)
+        known[blob] = msgspec.json.decode(ports.blobs.get(blob), type=_Summary)
+    return cast(R, known[blob])
+
+
+def _check(blob: str, report: _Summary, kind: type[C], **more: Any) -> C:
+    name = blob.rsplit("/", 1)[1].removesuffix(".json")
+    stamp, _, candidate = name.rpartition("-")
+    return kind(
+        id=name,
         at=_stamped(stamp),
         candidate=candidate,
-        evidence=report["evidence"],
-        limit=report["limit"],
-        reason=report["reason"],
-        sites=distances["sites"],
-        features=distances["features"],
-        values=[[None if v is None else round(v, 4) for v in row] for row in distances["values"].get(metric, unknown)],
-        findings=msgspec.convert(report["findings"], list[Finding]),
+        evidence=report.evidence,
+        limit=report.limit,
+        reason=report.reason,
+        findings=report.findings,
+        **more,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = sorted(v for v in values if v is not None)
+    return _rounded(known[len(known) // 2]) if known else None
 
 
 def _stamped(stamp: str) -> datetime:
@@ -458,49 +552,61 @@ def _detectors(ports: Ports, name: str, latest: Decision | None) -> list[Detecto
     return [
         Detector(
             at=latest.at,
-            candidate=candidate,
-            evidence=report["evidence"],
-            limit=report["limit"],
-            windows=report["windows"],
-            reason=report["reason"],
-            promise=report["coverage"]["why"],
+            candidate=blob.removesuffix(".json").rpartition("-")[2],
+            evidence=report.evidence,
+            limit=report.limit,
+            windows=report.windows,
+            reason=report.reason,
+            promise=report.coverage["why"],
         )
-        for _, candidate, report in _reports(ports, name, f"{latest.at:{_STAMP}}")
+        for blob, report in _reports(ports, name, f"{latest.at:{_STAMP}}")
     ]
 
 
-def decisions(ports: Ports, name: str, limit: int = 30) -> Decisions:
-    """The last decisions of a loop. Raises NotFound."""
+def decisions(ports: Ports, name: str, limit: int = 30, cursor: str = "") -> Decisions:
+    """The last decisions of a loop, those before `cursor`. Raises NotFound."""
     ports.configs.loop(name)
-    found = [codec.decode(r.value, Decision) for r in _tail(ports, name, limit)]
-    return Decisions(now=ports.clock.now(), decisions=found)
+    found = [codec.decode(r.value, Decision) for r in _tail(ports, name, limit + 1, cursor)]
+    more = f"{found[limit - 1].at:{_STAMP}}" if len(found) > limit else None
+    return Decisions(now=ports.clock.now(), decisions=found[:limit], next=more)
 
 
-def _tail(ports: Ports, name: str, limit: int) -> list[Any]:
+def _tail(ports: Ports, name: str, limit: int, cursor: str) -> list[Any]:
     """The newest decisions, newest first: keys are times, so the last days are tried first."""
+    end = f"decision/{cursor}" if cursor else ""
+    newest = _stamped(cursor) if cursor else ports.clock.now()
     for days in (limit, 32 * limit, None):
-        after = "" if days is None else f"decision/{ports.clock.now() - timedelta(days=days):{_STAMP}}"
-        found = list(ports.store.scan(name, "decision/", after))
+        after = "" if days is None else f"decision/{newest - timedelta(days=days):{_STAMP}}"
+        found = [r for r in ports.store.scan(name, "decision/", after) if not end or r.key < end]
         if len(found) >= limit:
             break
     return found[: -limit - 1 : -1]
 
 
-def quarantine(ports: Ports, name: str, limit: int = 100) -> Quarantine:
+def quarantine(ports: Ports, name: str, limit: int = 100, cursor: str = "") -> Quarantine:
     """What of a loop was not counted, and what no loop would own. Raises NotFound."""
     ports.configs.loop(name)
     found = [Held(id=i, **msgspec.structs.asdict(q)) for i, q in kept.listed(ports, name)]
-    found.sort(key=lambda q: q.at, reverse=True)
-    return Quarantine(now=ports.clock.now(), total=len(found), quarantined=found[:limit])
+    found.sort(key=lambda q: (q.at, q.id), reverse=True)
+    shown, more = _page(found, lambda q: q.id, cursor, limit)
+    return Quarantine(now=ports.clock.now(), total=len(found), quarantined=shown, next=more)
+
+
+def _page(found: list[T], name: Callable[[T], str], cursor: str, limit: int) -> tuple[list[T], str | None]:
+    """So many of them from the one after `cursor` on, and the cursor of what follows; one that is gone begins anew."""
+    first = next((i + 1 for i, one in enumerate(found) if cursor and name(one) == cursor), 0)
+    shown = found[first : first + limit]
+    return shown, name(shown[-1]) if first + limit < len(found) else None
 
 
 # --- runs
 
 
-def runs(ports: Ports, name: str) -> Runs:
-    """Every run of a loop. Raises NotFound."""
+def runs(ports: Ports, name: str, limit: int = 200, cursor: str = "") -> Runs:
+    """A loop's runs. Raises NotFound."""
     ports.configs.loop(name)
-    return Runs(now=ports.clock.now(), runs=[run_view(r) for r in reversed(loop.runs(ports, name))])
+    shown, more = _page(loop.runs(ports, name)[::-1], lambda r: r.id, cursor, limit)
+    return Runs(now=ports.clock.now(), runs=[run_view(r) for r in shown], next=more)
 
 
 def run_view(run: Run) -> RunView:
@@ -627,12 +733,13 @@ def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[Plan
     plan = sites.load_plan(ports, digest)
     rows = {row.site: row for _, row in sites.rows(ports, run.id)}
     times = dict(enumerate(run.times))
+    why = _blocks(ports, run)
     found = [
         PlanWave(
             ring=wave.ring,
             started=times[i].started if i in times else None,
             verified=times[i].verified if i in times else None,
-            sites=[_row(site, rows.get(site)) for site in wave.sites],
+            sites=[_row(site, rows.get(site), why) for site in wave.sites],
         )
         for i, wave in enumerate(plan.waves)
     ]
@@ -647,11 +754,32 @@ def _plan(ports: Ports, run: Run, request: approval.Request | None) -> list[Plan
     ]
 
 
-def _row(site: str, row: RolloutRow | None) -> SiteRow:
+_OPEN = ("waiting", "deferred")
+_MOST_BLOCKED = 500
+"""Sites of a run for which it is worked out what keeps them."""
+
+
+def _blocks(ports: Ports, run: Run) -> Callable[[str], str]:
+    """What keeps a site from being changed by a run now: a freeze, its windows, a blackout."""
+    if run.phase not in (Phase.ROLLING_OUT, Phase.AWAITING_APPROVAL):
+        return lambda site: ""
+    hold, now, left = sites.hold_of(ports, run), ports.clock.now(), iter(range(_MOST_BLOCKED))
+    known = {site.name: site for site in hold.fleet.sites}
+
+    def why(site: str) -> str:
+        if site not in known:
+            return "it is no longer of the fleet"
+        return hold.why(known[site], now) if next(left, None) is not None else ""
+
+    return why
+
+
+def _row(site: str, row: RolloutRow | None, blocks: Callable[[str], str]) -> SiteRow:
     if row is None:
-        return SiteRow(site=site, status="planned", reason="", at=None)
+        return SiteRow(site=site, status="planned", reason="", at=None, blocked=blocks(site))
     reason = row.reason if row.status == "failed" or not row.failed else f"{row.failed}; {row.reason}".rstrip("; ")
-    return SiteRow(site=site, status=row.status, reason=reason, at=row.at)
+    blocked = blocks(site) if row.status in _OPEN else ""
+    return SiteRow(site=site, status=row.status, reason=reason, at=row.at, blocked=blocked)
 
 
 def evidence(ports: Ports, digest: str) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ class EntraPeople:
 
     A person is named as they sign in (user principal name, in lower case), and known by their object id. A guest's name
     is given by somebody else's tenant, so that a guest goes by the object id alone. What they may do follows from their
-    app roles and groups: the settings ApproveRoles and OperateRoles name those that count.
+    app roles and groups: the settings ReadRoles, ApproveRoles and OperateRoles name those that count.
     """
 
     def __init__(self, settings: Settings, key: Callable[[], bytes], tokens: Tokens | None = None) -> None:
@@ -67,9 +67,14 @@ class EntraPeople:
         groups = frozenset(v for kind, v in claims if kind == "groups")
         partial = any(kind in ("_claim_names", "hasgroups") and "groups" in f"{kind}{v}" for kind, v in claims)
         has = groups | {v for kind, v in claims if kind == "roles"}
-        may = {"approve": self._settings.approve_roles, "operate": self._settings.operate_roles}
+        settings = self._settings
+        may = {"approve": settings.approve_roles, "operate": settings.operate_roles, "read": settings.read_roles}
         roles = frozenset(role for role, any_of in may.items() if has & any_of)
         return Person(name, roles, oid, groups, partial, token)
+
+    def may_look(self, person: Person | None) -> bool:
+        """Whoever is signed in, or only those whom ReadRoles lets; who may act may look."""
+        return person is not None and (bool(person.roles) or not self._settings.read_roles)
 
     def sign(self, text: str) -> str:
         return hmac.digest(self._key(), text.encode(), "sha256").hex()

@@ -258,6 +258,9 @@ class Settings:
         example="api://ID, ID",
     )
     authority = Setting("Authority", "who issues them", https, "https://login.microsoftonline.com")
+    read_roles = Setting(
+        "ReadRoles", "app roles or group ids whose people may look; empty: everybody who signs in", words, NOBODY
+    )
     approve_roles = Setting(
         "ApproveRoles", "app roles or group ids whose people may approve", words, frozenset({"approve"})
     )

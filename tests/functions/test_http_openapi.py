@@ -53,7 +53,14 @@ def _as_said(path: str, method: str, got: Any) -> None:
 
 
 KEPT = hashlib.sha256(b"{").hexdigest()[:32]
-VALUES = {"loop": "flights", "file": "app.js", "name": "evidently/flights/x.html", "id": KEPT}
+VALUES = {
+    "loop": "flights",
+    "file": "app.js",
+    "name": "evidently/flights/x.html",
+    "id": KEPT,
+    "site": "JFK",
+    "feature": "wind",
+}
 READ = sorted(path for path, said in DOCUMENT["paths"].items() if "get" in said)
 
 
@@ -62,8 +69,9 @@ def test_what_is_read_is_what_the_document_says(stage: Any, run: str) -> None:
     quarantine.keep(stage.ports, b"{", "not JSON")
     stage.sign_in("anna")
     link = stage.local.people.login_link("", "anna").partition("?")[2]
+    check = stage.get("/api/loops/flights/drift").json()["checks"][-1]["id"]
     for path in READ:
-        got = stage.get(path.format(run=run, **VALUES) + (f"?{link}" if path == "/api/login" else ""))
+        got = stage.get(path.format(run=run, check=check, **VALUES) + (f"?{link}" if path == "/api/login" else ""))
         assert got.status == 200, got.text
         _as_said(path, "get", got)
 
@@ -72,7 +80,16 @@ def test_what_is_not_there_is_answered_as_the_document_says(stage: Any) -> None:
     stage.sign_in("anna")
     for path in (p for p in READ if "{" in p):
         got = stage.get(
-            path.format(run="flights.2013-01-01.77", loop="nothing", file="x", name="evidently/x.html", id="x")
+            path.format(
+                run="flights.2013-01-01.77",
+                loop="nothing",
+                file="x",
+                name="evidently/x.html",
+                id="x",
+                site="x",
+                feature="x",
+                check="x",
+            )
         )
         assert got.status == 404, path
         _as_said(path, "get", got)
@@ -106,5 +123,7 @@ def test_what_is_refused_is_refused_as_the_document_says(stage: Any, run: str, s
         stage.sign_in("anna")
     for path in (p for p, said in DOCUMENT["paths"].items() if "post" in said):
         for body in (b"", b"{}", b"[1", b'{"reason": 1}', b"\xff"):
-            got = stage.ask("POST", path.format(run=run, **VALUES), body, {"Content-Type": "application/json"})
+            got = stage.ask(
+                "POST", path.format(run=run, check="x", **VALUES), body, {"Content-Type": "application/json"}
+            )
             _as_said(path, "post", got)

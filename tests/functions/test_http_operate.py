@@ -150,7 +150,7 @@ def test_a_session_is_a_cookie_that_scripts_and_other_sites_cannot_use(stage: An
     cookie = got.headers["set-cookie"]
     assert cookie.startswith(f"{COOKIE}=")
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
-    assert stage.get("/api/session").json() == {"person": "", "roles": [], "csrf": ""}
+    assert stage.get("/api/session").json() == {"person": "", "roles": [], "csrf": "", "looks": True}
     stage.sign_in("anna")
     assert stage.get("/api/session").json()["person"] == "anna"
     assert stage.get("/api/session").json()["roles"] == ["approve", "operate"]

@@ -13,66 +13,105 @@ import msgspec
 import pytest
 
 from tools import setup
+from triggers import quarantine
 from triggers.ports import Put
 
 pytestmark = pytest.mark.wire
 
 LOOK = Path(__file__).parents[1] / "servers" / "look.mjs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=5000", "--dump-dom"),
-)
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Any:
-    """What a page has become when its scripts have run; one profile, so that cookies stay."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
+def eyes(tmp_path: Path) -> Any:
+    """Chromium, asked by tests/servers/look.mjs what it sees of pages."""
+    if CHROMIUM is None or shutil.which("npm") is None:
+        pytest.skip("no Chromium, or no npm")
+    setup.node()
 
-    def dump(url: str) -> str:
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", url]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    def see(stage: Any, pages: list[dict[str, Any]], looking: bool) -> list[dict[str, Any]]:
+        [(name, value)] = stage.cookies.items() or [("", "")]
+        spec = {"chromium": CHROMIUM, "profile": str(tmp_path / "eyes"), "node": str(setup.NODE), "pages": pages}
+        more = {"cookie": {"name": name, "value": value}, "looking": looking}
+        (tmp_path / "spec.json").write_text(json.dumps({**spec, **more}))
+        command = ["node", str(LOOK), str(tmp_path / "spec.json")]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert out.returncode == 0, out.stderr
+        found: list[dict[str, Any]] = json.loads(out.stdout)
+        return found
+
+    return see
+
+
+@pytest.fixture
+def browse(eyes: Any) -> Any:
+    """What pages have become when their scripts have run."""
+
+    def dump(stage: Any, *paths: str) -> list[str]:
+        pages = [{"url": f"{stage.origin}{path}", "width": 1440, "dark": False} for path in paths]
+        found = eyes(stage, pages, looking=False)
+        assert [page["problems"] for page in found] == [[]] * len(paths)
+        return [page["html"] for page in found]
 
     return dump
 
 
+UI = "/api/ui/"
+
+
 def test_the_dashboard_draws_itself_for_who_is_signed_in(stage: Any, run: str, browse: Any) -> None:
-    link = stage.local.people.login_link(stage.origin, "anna")
-    assert "Signed in as anna" in browse(link)
-    page = browse(f"{stage.origin}/api/ui/#loop=flights&run={run}")
-    for shown in (
-        "Signed in as anna",
-        "JFK",
-        "A new model waits",
-        "Compared with the champion",
-        "Freeze",
-        "2013-04-13",
-    ):
-        assert shown in page, shown
-    assert "[object" not in page
+    stage.sign_in("anna")
+    pages = {
+        "#/fleet": ("anna", "1 thing wants you", "A new model waits for an answer", "JFK", "Stop…", "2013-04-13"),
+        f"#/runs/{run}": ("Compared with the champion", "EWR", "0.6981", "Wave 1: lab", "Answer…", "Cancel the run…"),
+        f"#loop=flights&run={run}": ("Compared with the champion",),  # as links were in cards of before
+        "#/runs": ("Every decision and its reason", "Held", run),
+        "#/approvals": (run, "anna, ben", "Look, and answer"),
+        "#/rollouts": (run, "Wave 2: coast", "planned"),
+        "#/drift/flights": ("psi", "wind", "outlined: named by a finding"),
+        "#/drift/flights/JFK/wind": ("wind at JFK", "missing", "Over time"),
+        "#/fleet/site/JFK": ("What it serves", "Freeze this site", "at any time (UTC)"),
+        "#/quarantine": ("Nothing was refused",),
+        "#/audit": ("driftloop audit verify", "Compared with the champion"),
+        "#/costs": ("1 of 3 used", "3 per 30 days"),
+    }
+    for text, (page, wanted) in zip(browse(stage, *(UI + p for p in pages)), pages.items(), strict=True):
+        for words in (*wanted, "anna", "Stop…"):
+            assert words in text, (page, words)
+        for words in ("[object", "undefined", "NaN"):
+            assert words not in text, (page, words)
+
+
+def test_who_may_only_look_is_offered_nothing_to_do(stage: Any, run: str, browse: Any) -> None:
+    stage.sign_in("olga", "read")
+    pages = ("fleet", f"runs/{run}", "runs", "rollouts", "quarantine", "fleet/site/JFK", "approvals")
+    for page, text in zip(pages, browse(stage, *(f"{UI}#/{page}" for page in pages)), strict=True):
+        assert "olga" in text
+        for words in ("Stop…", "Freeze this site", "Retrain now", "the run…", "Look, and answer", "Replay…"):
+            assert words not in text, (page, words)
 
 
 def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> None:
     stage.sign_in("anna")
     stage.operate("/api/freeze", {"reason": "<img src=x onerror=boom()>", "target": "all"})
-    page = browse(f"{stage.origin}/api/ui/")
-    assert "&lt;img src=x onerror=boom()&gt;" in page
-    assert "<img" not in page
+    for text in browse(stage, f"{UI}#/fleet", f"{UI}#/audit"):
+        assert "&lt;img src=x onerror=boom()&gt;" in text
+        assert "<img" not in text
 
 
 def test_an_empty_state_says_how_to_begin(empty: Any, browse: Any) -> None:
-    assert "driftloop new NAME" in browse(f"{empty.origin}/api/ui/")
+    (page,) = browse(empty, UI)
+    assert "driftloop new NAME" in page
+    empty.configure()
+    first, nowhere = browse(empty, UI, f"{UI}#/fleet/site/NOWHERE")
+    assert "No model yet" in first
+    assert "There is no such page" in nowhere
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Any:
-    """What axe-core finds wrong with pages, wide and narrow, light and dark; with pictures where DRIFTLOOP_PICTURES
-    names a folder for them."""
-    if CHROMIUM is None or shutil.which("npm") is None:
-        pytest.skip("no Chromium, or no npm")
-    setup.node()
+def look(eyes: Any) -> Any:
+    """What is wrong with pages, wide and narrow, light and dark: by axe-core, by the Tab key, by what moves; with
+    pictures where DRIFTLOOP_PICTURES names a folder for them."""
     pictures = os.environ.get("DRIFTLOOP_PICTURES")
 
     def ask(stage: Any, **paths: str) -> None:
@@ -82,21 +121,43 @@ def look(tmp_path: Path) -> Any:
                 "width": width,
                 "dark": dark,
                 "picture": f"{pictures}/{name}-{width}{'-dark' * dark}.png" if pictures else "",
+                "tabs": width == 1440 and not dark,
             }
             for name, path in paths.items()
             for width in (1440, 390)
             for dark in (False, True)
         ]
-        [(name, value)] = stage.cookies.items() or [("", "")]
-        spec = {"chromium": CHROMIUM, "profile": str(tmp_path / "eyes"), "node": str(setup.NODE), "pages": pages}
-        (tmp_path / "spec.json").write_text(json.dumps({**spec, "cookie": {"name": name, "value": value}}))
-        command = ["node", str(LOOK), str(tmp_path / "spec.json")]
-        out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert out.returncode == 0, out.stderr
-        for page, said in zip(pages, json.loads(out.stdout), strict=True):
-            assert (said["problems"], said["wide"]) == ([], False), page
+        wrong = []
+        for page, said in zip(pages, eyes(stage, pages, looking=True), strict=True):
+            where = f"{page['url']} {page['width']}{' dark' * page['dark']}"
+            if (said["problems"], said["wide"], said["moving"]) != ([], False, 0):
+                wrong.append((where, said["problems"], said["wide"], said["moving"]))
+            wrong += [(where, at) for at in said["tabs"] if not (at["name"] and at["seen"] and at["shown"])]
+            if page["tabs"] and UI in page["url"]:
+                into = [at["main"] for at in said["tabs"]]
+                first = said["tabs"][0]["name"] == "Skip to the page"
+                if not first or into != sorted(into[:-1]) + into[-1:]:  # the bar, then the page, the footer last
+                    wrong.append((where, said["tabs"]))
+        assert wrong == []
 
     return ask
+
+
+def test_the_dashboard_is_read_by_everybody_on_every_screen(stage: Any, run: str, look: Any) -> None:
+    stage.sign_in("anna")
+    ui = "/api/ui/#/"
+    look(
+        stage,
+        fleet=ui,
+        site=f"{ui}fleet/site/JFK",
+        drift=f"{ui}drift/flights",
+        feature=f"{ui}drift/flights/JFK/wind",
+        runs=f"{ui}runs",
+        run=f"{ui}runs/{run}",
+    )
+    quarantine.keep(stage.ports, b"{", "not JSON")
+    pages = ("approvals", "rollouts", "quarantine", "audit", "costs")
+    look(stage, nothing=f"{ui}fleet/site/NOWHERE", **{page: f"{ui}{page}" for page in pages})
 
 
 def test_the_approval_page_is_read_by_everybody_on_every_screen(stage: Any, run: str, look: Any) -> None:

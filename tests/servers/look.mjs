@@ -1,6 +1,8 @@
 // Looks at pages in Chromium as people do, and asks axe-core what is wrong with them.
-// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "pages": [{"url", "width", "dark", "picture"}]}
-// Prints of each page its title, its problems, and whether it is wider than the window.
+// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high"}]}
+// Prints of each page its title, its problems (axe-core's, and what scripts have thrown), whether it is wider than the window, what
+// moves although less motion is wanted, and what the Tab key leads to: names, and whether the focus is seen there. Not
+// `looking`: its title, what scripts have thrown, and what the page has become.
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -25,9 +27,11 @@ await new Promise((done) => socket.once("open", done));
 const waiting = new Map();
 const heard = new Map();
 let last = 0;
+let thrown = [];
 socket.on("message", (data) => {
   const said = JSON.parse(data);
   if (said.id) waiting.get(said.id)(said);
+  else if (said.method === "Runtime.exceptionThrown") thrown.push(said.params.exceptionDetails.exception?.description ?? said.params.exceptionDetails.text);
   else heard.get(said.method)?.();
 });
 const ask = (method, params = {}, sessionId) => new Promise((done, failed) => {
@@ -36,6 +40,45 @@ const ask = (method, params = {}, sessionId) => new Promise((done, failed) => {
   socket.send(JSON.stringify({ id, method, params, sessionId }));
 });
 
+// What has the focus: its name, where it is, and whether one sees that it has it.
+const FOCUSED = `(() => {
+  const at = document.activeElement;
+  if (!at || at === document.body) return null;
+  const box = at.getBoundingClientRect();
+  const name = at.getAttribute("aria-label") || at.labels?.[0]?.textContent || at.textContent || at.title || "";
+  const look = getComputedStyle(at);
+  return { name: name.trim().slice(0, 80), key: at.dataset.key ?? "", main: Boolean(at.closest("main")), seen: look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2,
+    shown: box.width > 0 && box.height > 0 };
+})()`;
+const MOVING = `[...document.querySelectorAll("*")].filter((e) => {
+  const look = getComputedStyle(e);
+  return look.animationName !== "none" || look.transitionDuration.split(",").some((d) => parseFloat(d) > 0);
+}).length`;
+// Until the page has drawn itself and nothing has changed for a while.
+const SETTLED = `new Promise((done) => {
+  const end = Date.now() + 8000;
+  let last = "";
+  const look = () => {
+    const now = document.querySelector("main")?.innerHTML ?? "";
+    const busy = document.querySelector("[aria-busy=true]");
+    if ((!busy && now === last) || Date.now() > end) return done(true);
+    last = now;
+    setTimeout(look, 120);
+  };
+  look();
+})`;
+
+async function tabs(page, run) {
+  const way = [];
+  for (let n = 0; n < 80; n += 1) {
+    for (const type of ["rawKeyDown", "keyUp"]) await page("Input.dispatchKeyEvent", { type, key: "Tab", code: "Tab", windowsVirtualKeyCode: 9 });
+    const at = await run(FOCUSED);
+    if (!at) break;
+    way.push(at);
+  }
+  return way;
+}
+
 const found = [];
 for (const wanted of spec.pages) {
   const { targetId } = await ask("Target.createTarget", { url: "about:blank" });
@@ -43,24 +86,37 @@ for (const wanted of spec.pages) {
   const page = (method, params) => ask(method, params, sessionId);
   const run = async (expression) => (await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true })).result.value;
   const height = wanted.width < 600 ? 844 : 900;
+  thrown = [];
   await page("Page.enable");
+  await page("Runtime.enable");
   await page("Page.setBypassCSP", { enabled: true }); // for axe-core alone
   await page("Emulation.setDeviceMetricsOverride", { width: wanted.width, height, deviceScaleFactor: 1, mobile: wanted.width < 600 });
-  await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: wanted.dark ? "dark" : "light" }] });
-  if (spec.cookie) await page("Network.setCookie", { ...spec.cookie, url: wanted.url });
+  await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: wanted.dark ? "dark" : "light" },
+    { name: "prefers-reduced-motion", value: "reduce" }] });
+  if (spec.cookie?.name) await page("Network.setCookie", { ...spec.cookie, url: wanted.url });
   const loaded = new Promise((done) => heard.set("Page.loadEventFired", done));
   await page("Page.navigate", { url: wanted.url });
   await loaded;
+  await run(SETTLED);
   if (wanted.picture) {
-    const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true });
+    const tall = Math.min(await run("document.documentElement.scrollHeight"), wanted.high ?? 4000);
+    const clip = { x: 0, y: 0, width: wanted.width, height: tall, scale: 1 };
+    const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true, clip });
     writeFileSync(wanted.picture, Buffer.from(shot.data, "base64"));
   }
   const wide = await run("document.documentElement.scrollWidth > window.innerWidth");
   const title = await run("document.title");
+  if (!spec.looking) {
+    found.push({ title, problems: thrown, html: await run("document.documentElement.outerHTML") });
+    await ask("Target.closeTarget", { targetId });
+    continue;
+  }
   await run(axe);
-  const problems = await run(`axe.run().then((said) => said.violations.map((v) =>
+  const moving = await run(MOVING);
+  const problems = await run(`axe.run({ rules: { "target-size": { enabled: true } } }).then((said) => said.violations.map((v) =>
     v.id + " (" + v.impact + "): " + v.nodes.map((n) => n.target.join(" ")).join("; ")))`);
-  found.push({ title, wide, problems });
+  const way = wanted.tabs ? await tabs(page, run) : [];
+  found.push({ title, wide, problems: [...problems, ...thrown], moving, tabs: way });
   await ask("Target.closeTarget", { targetId });
 }
 console.log(JSON.stringify(found));

@@ -41,6 +41,14 @@ class App:
         """What GET /api/`path` answers. Raises NotFound, Refused, Retry."""
         return json.loads(self.read(path, **query))
 
+    def all(self, path: str, name: str, **query: str | int) -> Any:
+        """As `get`, with what is on the pages that follow: the list `name` is whole."""
+        found = page = self.get(path, **query)
+        while page["next"]:
+            page = self.get(path, cursor=page["next"], **query)
+            found[name] += page[name]
+        return {**found, "next": None}
+
     def read(self, path: str, **query: str | int) -> bytes:
         """As `get`, the very bytes."""
         return self._call("GET", f"{path}?{urlencode(query)}" if query else path)

@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with app.connect(args) as here:
-        found = here.get(f"loops/{here.loop(args.loop)}/runs")
+        found = here.all(f"loops/{here.loop(args.loop)}/runs", "runs")
     if args.json:
         print(json.dumps(found))
         return 0

@@ -136,7 +136,10 @@ def list_decisions(req: func.HttpRequest) -> func.HttpResponse:
 
     def found(ports: Ports) -> views.Decisions:
         cursor, limit = _paged(req, 30)
-        return views.decisions(ports, req.route_params["loop"], limit, cursor)
+        try:
+            return views.decisions(ports, req.route_params["loop"], limit, cursor)
+        except ValueError:
+            raise _BadQuery("cursor is the `next` of the page before") from None
 
     return _read(req, found)
 

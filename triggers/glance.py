@@ -448,11 +448,8 @@ def _sent(ports: Ports, name: str, view: SiteView) -> list[WindowView]:
 def _distances(ports: Ports, name: str, site_name: str, checks: Sequence[Check]) -> list[Distance]:
     if not checks:
         return []
-    found = views.heat(ports, name, checks[-1].id, "psi", limit=1_000_000)
-    if site_name not in found.sites:
-        return []
-    row = found.values[found.sites.index(site_name)]
-    made = [Distance(feature=f, value=v) for f, v in zip(found.features, row, strict=True)]
+    found = views.distances(ports, name, checks[-1].id, "psi", site_name)
+    made = [Distance(feature=feature, value=value) for feature, value in found.items()]
     return sorted(made, key=lambda d: -1.0 if d.value is None else d.value, reverse=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, cast
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -440,19 +441,15 @@ def drift(ports: Ports, name: str, days: int) -> DriftView:
 def heat(ports: Ports, name: str, check: str, metric: str, cursor: str = "", limit: int = 100) -> HeatMap:
     """The distances of one check, a page of sites. Raises NotFound."""
     ports.configs.loop(name)
-    blob = f"reports/{name}/{check}.json"
-    if not _CHECK.fullmatch(check):
-        raise NotFound(f"{name}: no check {check[:100]!r}")
-    report = _decoded(ports, blob, _Matrix)
-    found = report.distances
-    values = found.values.get(metric) or [[None] * len(found.features)] * len(found.sites)  # earlier: fewer metrics
+    report, found = _matrix(ports, name, check, metric)
+    values = found.values
     worst = sorted(
         range(len(found.sites)), key=lambda i: (-max((v for v in values[i] if v is not None), default=-1), i)
     )
     first = int(cursor) if cursor.isdecimal() else 0
     shown = worst[first : first + limit]
     return _check(
-        blob,
+        f"{check}.json",
         report,
         HeatMap,
         metric=metric,
@@ -465,13 +462,21 @@ def heat(ports: Ports, name: str, check: str, metric: str, cursor: str = "", lim
     )
 
 
+def distances(ports: Ports, name: str, check: str, metric: str, site: str) -> dict[str, float | None]:
+    """How far each feature of one site was, at a check. Raises NotFound."""
+    _, found = _matrix(ports, name, check, metric)
+    row = found.values[found.sites.index(site)] if site in found.sites else []
+    return {feature: _rounded(value) for feature, value in zip(found.features, row, strict=False)}
+
+
 _CHECK = re.compile(r"[0-9T-]{17}-[0-9a-f]{12}")
+_Values = list[list[float | None]]
 
 
 class _Distances(msgspec.Struct):
     sites: list[str]
     features: list[str]
-    values: dict[str, list[list[float | None]]]
+    values: _Values
 
 
 class _Summary(msgspec.Struct):
@@ -485,11 +490,24 @@ class _Summary(msgspec.Struct):
     findings: list[Finding]
 
 
-class _Matrix(_Summary):
-    distances: _Distances
+def _matrix(ports: Ports, name: str, check: str, metric: str) -> tuple[_Summary, _Distances]:
+    """One metric of a stored check; the others are passed over unread. An earlier version had fewer metrics."""
+    if not _CHECK.fullmatch(check):
+        raise NotFound(f"{name}: no check {check[:100]!r}")
+    blob = f"reports/{name}/{check}.json"
+    found = msgspec.json.decode(ports.blobs.get(blob), type=_of_metric(metric)).distances
+    empty: _Values = [[None] * len(found.features)] * len(found.sites)
+    values = getattr(found.values, metric) or empty
+    return _decoded(ports, blob), _Distances(found.sites, found.features, values)
 
 
-R = TypeVar("R", bound=_Summary)
+@cache
+def _of_metric(metric: str) -> Any:
+    values = msgspec.defstruct("Values", [(metric, _Values | None, None)])
+    found = msgspec.defstruct("Found", [("sites", list[str]), ("features", list[str]), ("values", values)])
+    return msgspec.defstruct("Report", [("distances", found)])
+
+
 C = TypeVar("C", bound=Check)
 
 
@@ -497,25 +515,23 @@ def _reports(ports: Ports, name: str, after: str) -> Iterator[tuple[str, _Summar
     """The checks since `after`, oldest first: where each is stored, and what it says."""
     prefix = f"reports/{name}/"
     for blob in sorted(b for b in ports.blobs.names(prefix) if b[len(prefix) :] >= after and b.endswith(".json")):
-        yield blob, _decoded(ports, blob, _Summary)
+        yield blob, _decoded(ports, blob)
 
 
 _KEPT = 512
 
 
-def _decoded(ports: Ports, blob: str, kind: type[R]) -> R:
-    if kind is _Matrix:
-        return msgspec.json.decode(ports.blobs.get(blob), type=kind)
-    known = ports.cache.setdefault("reports", {})  # each is written once, so that what was read of it stays true
+def _decoded(ports: Ports, blob: str) -> _Summary:
+    known: dict[str, _Summary] = ports.cache.setdefault("reports", {})  # each is written once: what was read stays true
     if blob not in known:
         while len(known) >= _KEPT:
             known.pop(next(iter(known)), None)
         known[blob] = msgspec.json.decode(ports.blobs.get(blob), type=_Summary)
-    return cast(R, known[blob])
+    return known[blob]
 
 
 def _check(blob: str, report: _Summary, kind: type[C], **more: Any) -> C:
-    name = blob.rsplit("/", 1)[1].removesuffix(".json")
+    name = blob.rpartition("/")[2].removesuffix(".json")
     stamp, _, candidate = name.rpartition("-")
     return kind(
         id=name,
@@ -564,7 +580,7 @@ def _detectors(ports: Ports, name: str, latest: Decision | None) -> list[Detecto
 
 
 def decisions(ports: Ports, name: str, limit: int = 30, cursor: str = "") -> Decisions:
-    """The last decisions of a loop, those before `cursor`. Raises NotFound."""
+    """The last decisions of a loop, those before `cursor`. Raises NotFound; ValueError where it is no cursor."""
     ports.configs.loop(name)
     found = [codec.decode(r.value, Decision) for r in _tail(ports, name, limit + 1, cursor)]
     more = f"{found[limit - 1].at:{_STAMP}}" if len(found) > limit else None

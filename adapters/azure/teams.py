@@ -114,7 +114,11 @@ def adaptive(card: Mapping[str, Any], origin: str, most: int = 2000) -> dict[str
         *(_fact(name, value, most) for name, value in list(facts.items())[:12]),
     ]
     ask = kind == "approval"
-    page = f"/api/ui/#loop={_quoted(card.get('loop'))}&run={_quoted(facts.get('run'))}"
+    page = (
+        f"/api/ui/#/runs/{_quoted(facts.get('run'))}"
+        if facts.get("run")
+        else f"/api/ui/#/fleet?loop={_quoted(card.get('loop'))}"
+    )
     url = f"{origin}{card.get('link', '') if ask else page}"
     return {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",

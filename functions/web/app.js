@@ -115,6 +115,7 @@ function show(at, data, build) {
   main.setAttribute("aria-busy", "false");
   drawn = { place: location.hash, data: now };
   made.ready?.();
+  performance.mark("drawn");
 }
 
 function chrome(at, glance) {

@@ -89,8 +89,15 @@ async function refused(answer) {
   throw new Problem(answer.status, (await answer.json().catch(() => ({}))).detail ?? `the app answers ${answer.status}`);
 }
 
-// What is at a path; asked for again, only what has changed comes over the line, and what has not is the same object.
-export async function get(path) {
+// What is at a path; asked for again, only what has changed comes over the line, and what has not is the same object. Who
+// asks while an answer is under way gets that one.
+const underway = new Map();
+export function get(path) {
+  if (!underway.has(path)) underway.set(path, fetched(path).finally(() => underway.delete(path)));
+  return underway.get(path);
+}
+
+async function fetched(path) {
   const before = kept.get(path);
   const headers = { accept: "application/json", ...(before ? { "if-none-match": before.tag } : {}) };
   const answer = await fetch(`/api/${path}`, { headers });

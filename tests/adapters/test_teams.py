@@ -59,7 +59,7 @@ def test_what_is_opened_is_the_page_that_answers_with_post() -> None:
     [action] = adaptive(APPROVAL, ORIGIN)["actions"]
     assert action["url"] == "https://loop.example/api/approvals/flights.2013-04-12.1"
     [action] = adaptive(VERIFIED, ORIGIN)["actions"]
-    assert action["url"] == "https://loop.example/api/ui/#loop=flights&run=flights.2013-04-12.1"
+    assert action["url"] == "https://loop.example/api/ui/#/runs/flights.2013-04-12.1"
 
 
 @pytest.mark.parametrize("letter", ["a", "\x00", "\U0001f600", "\ud800", '"'])

@@ -2,7 +2,7 @@
 // node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high"}]}
 // Prints of each page its title, its problems (axe-core's, and what scripts have thrown), whether it is wider than the window, what
 // moves although less motion is wanted, and what the Tab key leads to: names, and whether the focus is seen there. Not
-// `looking`: its title, what scripts have thrown, and what the page has become.
+// `looking`: its title, what scripts have thrown, what the page has become, and when.
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -107,7 +107,9 @@ for (const wanted of spec.pages) {
   const wide = await run("document.documentElement.scrollWidth > window.innerWidth");
   const title = await run("document.title");
   if (!spec.looking) {
-    found.push({ title, problems: thrown, html: await run("document.documentElement.outerHTML") });
+    const timing = await run(`({ "first paint": performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
+      drawn: performance.getEntriesByName("drawn")[0]?.startTime })`);
+    found.push({ title, problems: thrown, timing, html: await run("document.documentElement.outerHTML") });
     await ask("Target.closeTarget", { targetId });
     continue;
   }

@@ -19,6 +19,10 @@ from triggers.ports import Put
 pytestmark = pytest.mark.wire
 
 LOOK = Path(__file__).parents[1] / "servers" / "look.mjs"
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=5000", "--dump-dom"),
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -74,8 +74,9 @@ def _first(full: bool) -> None:
 
 
 def _start(full: bool) -> None:
-    for name, value in start.run().items():
-        print(f"  {name:28s} {value:6.2f}" + ("" if name == "ratio" else " s"))
+    for run in (start.run, start.on_azure):
+        for name, value in run().items():
+            print(f"  {name:34s} {value:6.2f}" + ("" if name == "ratio" else " s"))
 
 
 def _distances(full: bool) -> None:

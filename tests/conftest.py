@@ -39,11 +39,9 @@ class Authority:
     key: Path
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
+def new_authority(folder: Path) -> Authority:
     import trustme
 
-    folder = tmp_path_factory.mktemp("authority")
     made = Authority(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
     ca = trustme.CA()
     cert = ca.issue_cert("127.0.0.1", "localhost", "*.localhost")
@@ -51,6 +49,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
     cert.private_key_pem.write_to_path(made.key)
     for pem in cert.cert_chain_pems:
         pem.write_to_path(made.cert, append=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
+    made = new_authority(tmp_path_factory.mktemp("authority"))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
             patch.setenv(name, str(made.ca))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
-from adapters.azure.errors import code_of, named
 from adapters.azure.identity import Identity
+from adapters.azure.rest import Answer, Rest, md5
 from adapters.azure.settings import Settings
 from adapters.local.blobs import NAME_CHARACTERS, quote, unquote
 from triggers.errors import NotFound, Refused
@@ -24,44 +24,49 @@ class BlobStore:
     """
 
     def __init__(self, settings: Settings, identity: Identity, container: Callable[[], str]) -> None:
-        self._settings, self._identity, self._name = settings, identity, container
-
-    @cached_property
-    def container(self) -> Any:
-        """The SDK's client of it."""
-        from azure.storage.blob import ContainerClient, LinearRetry
-
-        pieces = ("max_single_put_size", "max_block_size", "max_single_get_size", "max_chunk_get_size")
-        retries = LinearRetry(backoff=0.6, retry_total=3, random_jitter_range=0.4)  # type: ignore[arg-type]
-        s, options = self._settings, {**PATIENCE, **dict.fromkeys(pieces, PIECE), "retry_policy": retries}
-        if s.storage:
-            return ContainerClient.from_connection_string(s.storage, self._name(), **options)
-        return ContainerClient(s.blobs, self._name(), credential=self._identity.credential, **options)
+        self._rest, self._name = Rest("blob", settings, identity, PATIENCE), container
 
     def put(self, name: str, data: bytes) -> None:
-        with named(f"blob {name!r} cannot be written", name=name):
-            self._upload(stored(name), data, overwrite=True)
+        self._upload(name, data)
 
     def create(self, name: str, data: bytes) -> bytes:
         """Write what is not there yet, and return what is there then: of several who create it, one wins."""
-        from azure.core.exceptions import ResourceExistsError
+        if self._upload(name, data, {"If-None-Match": "*"}).status in (409, 412):
+            return self.get(name)
+        return data
 
-        with named(f"blob {name!r} cannot be written", name=name):
-            try:
-                self._upload(stored(name), data, overwrite=False)
-            except ResourceExistsError:
-                return self.get(name)
-            return data
+    def _upload(self, name: str, data: bytes, unless: Mapping[str, str] | None = None) -> Answer:
+        """`unless`: a condition, whose failing is an answer."""
+        what, path, taken = f"blob {name!r} cannot be written", self._path(name), (409, 412) if unless else ()
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": md5(data), **(unless or {})}
+        if len(data) <= PIECE:
+            return self._written(what, path, {}, headers, data, taken)
+        ids = []
+        for n, start in enumerate(range(0, len(data), PIECE)):
+            piece = data[start : start + PIECE]
+            ids.append(base64.b64encode(f"{n:08}".encode()).decode())
+            self._written(what, path, {"comp": "block", "blockid": ids[-1]}, {"Content-MD5": md5(piece)}, piece)
+        listed = "".join(f"<Latest>{block}</Latest>" for block in ids)
+        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
+        headers = {"x-ms-blob-content-md5": md5(data), **(unless or {})}
+        return self._written(what, path, {"comp": "blocklist"}, headers, body, taken)
 
-    def _upload(self, quoted: str, data: bytes, overwrite: bool) -> None:
-        blob = self.container.get_blob_client(quoted)
-        try:
-            blob.upload_blob(data, overwrite=overwrite, validate_content=True)
-        except Exception as error:
-            if code_of(error) != "ContainerNotFound":
-                raise
+    def _written(
+        self,
+        what: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: bytes,
+        taken: tuple[int, ...] = (),
+    ) -> Answer:
+        while True:
+            answer = self._rest.ask(what, "PUT", path, query, headers, body, taken=(404, *taken))
+            if answer.status != 404:
+                return answer
+            if answer.code != "ContainerNotFound":
+                raise NotFound(what)
             self._create_container()
-            blob.upload_blob(data, overwrite=overwrite, validate_content=True)
 
     def get(self, name: str) -> bytes:
         found = self.newer(name, "")
@@ -70,56 +75,60 @@ class BlobStore:
 
     def newer(self, name: str, than: str) -> tuple[bytes, str] | None:
         """Bytes and ETag; None where the ETag is still `than`. Raises NotFound."""
-        from azure.core import MatchConditions
-        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+        first = self._piece(name, 0, {"If-None-Match": than} if than else {})
+        if first.status == 304:
+            return None
+        pieces, etag = [first.body], first.headers["ETag"]
+        total = int(first.headers.get("Content-Range", "").rpartition("/")[2] or len(first.body))
+        while (there := sum(map(len, pieces))) < total:
+            pieces.append(self._piece(name, there, {"If-Match": etag}).body)
+        return b"".join(pieces), etag
 
-        since = {"etag": than, "match_condition": MatchConditions.IfModified} if than else {}
-        with named(f"blob {name!r} cannot be read", name=name):
-            try:
-                blob = self.container.download_blob(stored(name), validate_content=True, **since)
-                return blob.readall(), blob.properties.etag
-            except ResourceNotFoundError as error:
-                raise NotFound(f"no blob {name!r}", name=name) from error
-            except HttpResponseError as error:
-                if error.status_code == 304:
-                    return None
-                raise
+    def _piece(self, name: str, start: int, since: Mapping[str, str]) -> Answer:
+        what, path = f"blob {name!r} cannot be read", self._path(name)
+        part = {"x-ms-range": f"bytes={start}-{start + PIECE - 1}", "x-ms-range-get-content-md5": "true"}
+        answer = self._rest.ask(what, "GET", path, {}, {**since, **part}, taken=(304, 404, 416), name=name)
+        if answer.status == 416:  # it is empty
+            answer = self._rest.ask(what, "GET", path, {}, since, taken=(304, 404), name=name)
+        if answer.status == 404:
+            raise NotFound(f"no blob {name!r}", name=name)
+        return answer
 
     def exists(self, name: str) -> bool:
-        with named(f"blob {name!r} cannot be looked for", name=name):
-            return bool(self.container.get_blob_client(stored(name)).exists())
+        what = f"blob {name!r} cannot be looked for"
+        return self._rest.ask(what, "HEAD", self._path(name), taken=(404,), name=name).status != 404
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Sorted by code point."""
         folder, slash, _ = prefix.rpartition("/")
         begin = "/".join(map(quote, folder.split("/"))) + slash if slash else ""
-        with named(f"the names below {prefix!r} cannot be listed"):
-            found = map(unstored, self._listed(begin))
-            yield from sorted(name for name in found if name.startswith(prefix))
+        found = map(unstored, self._listed(f"the names below {prefix!r} cannot be listed", begin))
+        yield from sorted(name for name in found if name.startswith(prefix))
 
-    def _listed(self, begin: str) -> Iterator[str]:
-        try:
-            yield from self.container.list_blob_names(name_starts_with=begin)
-        except Exception as error:
-            if code_of(error) != "ContainerNotFound":
-                raise
+    def _listed(self, what: str, begin: str) -> Iterator[str]:
+        from xml.etree import ElementTree
 
-    def delete(self, name: str) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
-
-        with named(f"blob {name!r} cannot be deleted", name=name):
-            try:
-                self.container.delete_blob(stored(name))
-            except ResourceNotFoundError:
+        query, marker = {"restype": "container", "comp": "list", "prefix": begin}, ""
+        while True:
+            more = {"marker": marker} if marker else {}
+            answer = self._rest.ask(what, "GET", f"/{self._name()}", {**query, **more}, taken=(404,))
+            if answer.status == 404:
+                return
+            page = ElementTree.fromstring(answer.body)  # noqa: S314 - the storage account's own words
+            yield from (name.text or "" for name in page.iterfind("Blobs/Blob/Name"))
+            marker = page.findtext("NextMarker") or ""
+            if not marker:
                 return
 
-    def _create_container(self) -> None:
-        from azure.core.exceptions import ResourceExistsError
+    def delete(self, name: str) -> None:
+        self._rest.ask(f"blob {name!r} cannot be deleted", "DELETE", self._path(name), taken=(404,), name=name)
 
-        try:
-            self.container.create_container()
-        except ResourceExistsError:
-            return
+    def _create_container(self) -> None:
+        what = f"container {self._name()!r} cannot be made"
+        self._rest.ask(what, "PUT", f"/{self._name()}", {"restype": "container"}, taken=(409,))
+
+    def _path(self, name: str) -> str:
+        return f"/{self._name()}/{stored(name)}"
 
 
 def stored(name: str) -> str:

@@ -37,15 +37,14 @@ def reaction(error: Exception, what: str, fields: Mapping[str, object]) -> Drift
         return None
     words = f"{what}: {_first_line(error)}"
     status = error.status_code if isinstance(error, HttpResponseError) else None
-    if status is None or status in _LATER or status >= 500 or isinstance(error, ClientAuthenticationError):
+    return by_status(None if isinstance(error, ClientAuthenticationError) else status, words, fields)
+
+
+def by_status(status: int | None, words: str, fields: Mapping[str, object]) -> DriftloopError:
+    """As `named` says; None: there was no answer."""
+    if status is None or status in _LATER or status >= 500:
         return Retry(words, status=status, **fields)
     return {404: NotFound, 412: Conflict}.get(status, Refused)(words, status=status, **fields)
-
-
-def code_of(error: Exception) -> str:
-    """The storage service's own word for what is wrong."""
-    code = getattr(error, "error_code", "")
-    return str(getattr(code, "value", code))
 
 
 def _first_line(error: Exception) -> str:

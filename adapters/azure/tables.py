@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-from adapters.azure.errors import code_of, named
+import msgspec
+
+from adapters.azure.errors import by_status
 from adapters.azure.identity import Identity
+from adapters.azure.rest import Answer, Rest
 from adapters.azure.settings import Settings
 from adapters.limits import check_commit, check_name
 from triggers.errors import Conflict, Retry
@@ -25,12 +29,7 @@ KEY, OPERATION, VALUE = "key", "operation", "v"
 """Properties: the key itself, the commit that wrote the row, the value's pieces (v00, v01, ...)."""
 
 WAITS_S = (0.2, 0.8, 2.0)
-PATIENCE: Mapping[str, Any] = {
-    "retry_total": 3,
-    "retry_backoff_factor": 0.3,
-    "connection_timeout": 5,
-    "read_timeout": 20,
-}
+PATIENCE: Mapping[str, Any] = {"connection_timeout": 5, "read_timeout": 20}
 _ROW_CHARACTERS = 512
 _CUT = 440
 _LEADS = ((",", "!"), ("/", "."), ("@", ":"), ("`", "_"), ("\xff", "~"))
@@ -78,16 +77,7 @@ class TableStore:
     """
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self._settings, self._identity = settings, identity
-
-    @cached_property
-    def _table(self) -> Any:
-        from azure.data.tables import TableClient
-
-        s = self._settings
-        if s.storage:
-            return TableClient.from_connection_string(s.storage, s.table, **PATIENCE)
-        return TableClient(s.tables, s.table, credential=self._identity.credential, **PATIENCE)
+        self._settings, self._rest = settings, Rest("table", settings, identity, PATIENCE)
 
     def get(self, partition: str, key: str) -> Record | None:
         check_name(partition)
@@ -103,19 +93,31 @@ class TableStore:
 
     def _scan(self, partition: str, prefix: str, after: str, limit: int) -> Iterator[Record]:
         begin, low = escape(prefix)[:_CUT], escape(max(prefix, after))[:_CUT]
-        bounds = {"partition": stored(partition), "low": low, "high": f"{begin}~~~"}
-        query = "PartitionKey eq @partition and RowKey ge @low and RowKey lt @high"
+        bounds = f"RowKey ge '{low}' and RowKey lt '{begin}~~~'"
+        query = {"$filter": f"PartitionKey eq '{stored(partition)}' and {bounds}"}
+        query["$top"] = str(min(limit + 1, 1000) if limit else 1000)
         wanted = limit or -1
-        with named(f"{partition!r} cannot be read"):
-            page = min(limit + 1, 1000) if limit else 1000
-            entities = _found(self._table.query_entities(query, parameters=bounds, results_per_page=page))
-            for _, alike in groupby(entities, key=lambda entity: entity["RowKey"][:_CUT]):
-                for record in sorted(map(_record, alike), key=lambda record: record.key):
-                    if record.key > after and record.key.startswith(prefix):
-                        yield record
-                        wanted -= 1
-                        if not wanted:
-                            return
+        entities = self._entities(f"{partition!r} cannot be read", query)
+        for _, alike in groupby(entities, key=lambda entity: entity["RowKey"][:_CUT]):
+            for record in sorted(map(_record, alike), key=lambda record: record.key):
+                if record.key > after and record.key.startswith(prefix):
+                    yield record
+                    wanted -= 1
+                    if not wanted:
+                        return
+
+    def _entities(self, what: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        following: dict[str, str] = {}
+        while True:
+            asked = {**query, **following}
+            answer = self._rest.ask(what, "GET", f"/{self._settings.table}()", asked, _JSON, taken=(404,))
+            if answer.status == 404:
+                return
+            yield from msgspec.json.decode(answer.body)["value"]
+            said = {name: answer.headers.get(f"x-ms-continuation-{name}", "") for name in _NEXT}
+            following = {name: value for name, value in said.items() if value}
+            if not following:
+                return
 
     def commit(self, partition: str, changes: Sequence[Put | Delete]) -> None:
         check_commit(partition, changes)
@@ -143,30 +145,60 @@ class TableStore:
 
     def _submit(self, partition: str, changes: list[Put | Delete], operation: str) -> None:
         """One attempt. Raises Conflict; a Delete of whatever is there, where nothing is, is left out."""
-        from azure.core.exceptions import HttpResponseError
-
-        pk = stored(partition)
+        pk, what = stored(partition), f"{partition!r} cannot be written"
         while changes:
-            with named(f"{partition!r} cannot be written", partition=partition):
-                try:
-                    asked = [_operation(pk, change, operation) for change in changes]
-                    self._table.submit_transaction(asked, retry_total=0)
-                    return
-                except HttpResponseError as error:
-                    code = code_of(error)
-                    if code == "TableNotFound":
-                        self._create_table()
-                        continue
-                    if code not in _WRITTEN and code not in _GONE:
-                        raise
-                    left = [
-                        c for c in changes if not (code in _GONE and _forgiving(c) and self._read(pk, c.key) is None)
-                    ]
-                    if len(left) == len(changes):
-                        raise _conflict(
-                            partition, changes[min(getattr(error, "index", 0), len(changes) - 1)]
-                        ) from error
-                    changes = left
+            failed = self._transact(what, [self._operation(pk, change, operation) for change in changes])
+            if failed is None:
+                return
+            if failed.code == "TableNotFound":
+                self._create_table()
+                continue
+            if failed.code not in _WRITTEN and failed.code not in _GONE:
+                raise by_status(failed.status, f"{what}: {failed.status} {failed.code}", {"partition": partition})
+            left = [
+                c for c in changes if not (failed.code in _GONE and _forgiving(c) and self._read(pk, c.key) is None)
+            ]
+            if len(left) == len(changes):
+                raise _conflict(partition, changes[min(_index(failed), len(changes) - 1)])
+            changes = left
+
+    def _transact(self, what: str, operations: Sequence[bytes]) -> Answer | None:
+        """An entity group transaction; what the operation that stopped it was answered, None where all were done."""
+        batch, change = f"batch_{uuid4()}", f"changeset_{uuid4()}"
+        parts = [f"--{batch}\r\nContent-Type: multipart/mixed; boundary={change}\r\n\r\n".encode()]
+        for n, operation in enumerate(operations):
+            head = "Content-Type: application/http\r\nContent-Transfer-Encoding: binary"
+            parts += [f"--{change}\r\n{head}\r\nContent-ID: {n}\r\n\r\n".encode(), operation, b"\r\n"]
+        parts.append(f"--{change}--\r\n--{batch}--\r\n".encode())
+        headers = {**_JSON, "Content-Type": f"multipart/mixed; boundary={batch}"}
+        taken = range(300, 500)
+        answer = self._rest.ask(what, "POST", "/$batch", {}, headers, b"".join(parts), taken=taken, tries=1)
+        if answer.status != 202:
+            return answer
+        done = _STATUS.findall(answer.body)
+        for status in map(int, done):
+            if status >= 300:
+                found = _ERROR.search(answer.body)
+                return Answer(status, {}, found[0] if found else b"")
+        if not done:
+            raise Retry(f"{what}: the answer names no operation")
+        return None
+
+    def _operation(self, pk: str, change: Put | Delete, operation: str) -> bytes:
+        """One change, as a request within the transaction."""
+        entity = self._rest.url(self._entity(pk, change.key))
+        exactly = {"If-Match": str(change.expect)}
+        if isinstance(change, Delete):
+            return _request("DELETE", entity, exactly)
+        values: dict[str, str] = {"PartitionKey": pk, "RowKey": stored(change.key), OPERATION: operation}
+        pieces = {
+            f"{VALUE}{n:02}": change.value[at : at + PIECE] for n, at in enumerate(range(0, len(change.value), PIECE))
+        }
+        for name, data in {KEY: change.key.encode(), **pieces}.items():
+            values |= {name: base64.b64encode(data).decode(), f"{name}@odata.type": "Edm.Binary"}
+        if change.expect is None:
+            return _request("POST", self._rest.url(f"/{self._settings.table}"), {}, values)
+        return _request("PUT", entity, {} if change.expect == "*" else exactly, values)
 
     def _is_done(self, partition: str, changes: list[Put | Delete], operation: str) -> bool:
         """Whether a row of this commit is there, so that all of it was."""
@@ -174,25 +206,28 @@ class TableStore:
         rows = (self._read(pk, change.key) for change in changes if isinstance(change, Put))
         return any(row is not None and row[OPERATION] == operation for row in rows)
 
-    def _read(self, pk: str, key: str) -> Mapping[str, Any] | None:
-        with named(f"{key!r} cannot be read", key=key):
-            try:
-                found: Mapping[str, Any] = self._table.get_entity(pk, stored(key))
-            except Exception as error:
-                if code_of(error) in {*_GONE, "TableNotFound"}:
-                    return None
-                raise
-            return found
+    def _read(self, pk: str, key: str) -> dict[str, Any] | None:
+        what = f"{key!r} cannot be read"
+        answer = self._rest.ask(what, "GET", self._entity(pk, key), {}, _JSON, taken=(404,), key=key)
+        return None if answer.status == 404 else msgspec.json.decode(answer.body)
+
+    def _entity(self, pk: str, key: str) -> str:
+        return f"/{self._settings.table}(PartitionKey='{pk}',RowKey='{stored(key)}')"
 
     def _create_table(self) -> None:
-        from azure.core.exceptions import ResourceExistsError
-
-        try:
-            self._table.create_table()
-        except ResourceExistsError:
-            return
+        body = msgspec.json.encode({"TableName": self._settings.table})
+        headers = {**_JSON, "Content-Type": "application/json"}
+        self._rest.ask("the table cannot be made", "POST", "/Tables", {}, headers, body, taken=(409,))
 
 
+_JSON = {
+    "Accept": "application/json;odata=fullmetadata",
+    "DataServiceVersion": "3.0",
+    "MaxDataServiceVersion": "3.0;NetFx",
+}
+_NEXT = ("NextPartitionKey", "NextRowKey")
+_STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
+_ERROR = re.compile(rb'\{"odata\.error".*\}')
 _GONE = frozenset({"ResourceNotFound", "EntityNotFound"})
 _WRITTEN = frozenset({"EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet"})
 
@@ -201,39 +236,27 @@ def _forgiving(change: Put | Delete) -> bool:
     return isinstance(change, Delete) and change.expect == "*"
 
 
-def _operation(pk: str, change: Put | Delete, operation: str) -> tuple[Any, ...]:
-    """One change, as the SDK takes it."""
-    from azure.core import MatchConditions
-
-    entity: dict[str, Any] = {"PartitionKey": pk, "RowKey": stored(change.key)}
-    exactly = {"etag": change.expect, "match_condition": MatchConditions.IfNotModified}
-    if isinstance(change, Delete):
-        return ("delete", entity, {} if change.expect == "*" else exactly)
-    entity |= {KEY: change.key.encode(), OPERATION: operation}
-    entity |= {
-        f"{VALUE}{n:02}": change.value[at : at + PIECE] for n, at in enumerate(range(0, len(change.value), PIECE))
-    }
-    if change.expect is None:
-        return ("create", entity)
-    if change.expect == "*":
-        return ("upsert", entity, {"mode": "replace"})
-    return ("update", entity, {"mode": "replace", **exactly})
+def _request(method: str, url: str, headers: Mapping[str, str], values: Mapping[str, str] | None = None) -> bytes:
+    body = b"" if values is None else msgspec.json.encode(values)
+    kind = {"Content-Type": "application/json", "Prefer": "return-no-content"} if body else {}
+    said = {**_JSON, **kind, "Content-Length": str(len(body)), **headers}
+    lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in said.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _record(entity: Any) -> Record:
+def _index(failed: Answer) -> int:
+    """Which operation it was: Table storage begins its message with the number."""
+    found = re.search(rb'"value":"(\d+):', failed.body)
+    return int(found[1]) if found else 0
+
+
+def _record(entity: Mapping[str, Any]) -> Record:
     pieces = sorted(name for name in entity if name[:1] == VALUE and name[1:].isdigit())
-    return Record(entity[KEY].decode(), b"".join(entity[name] for name in pieces), entity.metadata["etag"])
+    value = b"".join(base64.b64decode(entity[name]) for name in pieces)
+    return Record(base64.b64decode(entity[KEY]).decode(), value, entity["odata.etag"])
 
 
 def _conflict(partition: str, change: Put | Delete) -> Conflict:
     return Conflict(
         f"somebody else wrote {change.key!r} first", partition=partition, key=change.key, expect=change.expect
     )
-
-
-def _found(pages: Any) -> Iterator[Any]:
-    try:
-        yield from pages
-    except Exception as error:
-        if code_of(error) != "TableNotFound":
-            raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -122,3 +124,24 @@ def test_no_log_has_a_secret(
     secrets += [azure.keys.forms.hex(), *azure.keys.registry.decode().splitlines()[1:-1]]
     assert [secret for secret in secrets if secret in caplog.text] == []
     assert len(caplog.records) > 50
+
+
+def test_rows_blobs_and_tokens_need_no_sdk(azurite: Azurite) -> None:
+    """In a process of its own: what the first batch asks of storage imports nothing that takes long."""
+    code = """
+import os, sys
+from adapters.azure.profile import Azure
+from adapters.azure.settings import Settings
+from triggers.ports import Put
+azure = Azure(Settings(os.environ))
+azure.ports.store.commit("p", [Put("k", b"row")])
+azure.blobs.put("a/b", b"blob")
+assert azure.ports.store.get("p", "k").value == b"row" and azure.blobs.get("a/b") == b"blob"
+assert list(azure.blobs.names()) == ["a/b"] and not azure.blobs.exists("none")
+heavy = ("azure.core", "azure.storage", "azure.data", "azure.identity", "msal", "pandas", "pyarrow")
+print([name for name in sys.modules if name.startswith(heavy)])
+"""
+    own = {name: f"t{uuid4().hex}" for name in ("StateTable", "StateContainer", "ConfigContainer", "KeyContainer")}
+    env = {**os.environ, **azurite.settings, **own}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

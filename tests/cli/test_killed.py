@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,17 @@ def alone(loop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, di
     return ended(loop, state, status=1, FORCE_COLOR="1", COLUMNS="150"), told_by(state)
 
 
-def killed(folder: Path, state: Path, after: float) -> None:
-    """Start the replay and kill it, and only it, after so many seconds; its children end by themselves."""
-    process = subprocess.Popen(command(folder, state), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(after)
-    if process.poll() is None:
+def killed(words: list[str], after: float) -> bool:
+    """Start a command and kill it, and only it, after so many seconds; its children end by themselves. False where it
+    had ended before."""
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        process.wait()
+        return True
+    return False
 
 
 def told(found: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +133,28 @@ def test_a_killed_replay_goes_on_and_ends_as_it_would_have(
     random = np.random.default_rng(int(os.environ.get("KILL_SEED", "1")))
     state = tmp_path / "killed"
     for after in random.uniform(3.0, 13.0, 3):
-        killed(loop, state, float(after))
+        killed(command(loop, state), float(after))
     drawn = ended(loop, state)
     assert told(told_by(state)) == told(wanted)
     assert "token=" not in drawn, "a login link is for a terminal, not for a log"
+
+
+@pytest.mark.nightly
+def test_the_demo_killed_again_and_again_ends_as_one_left_alone(tmp_path: Path) -> None:
+    """A year of flights, with its second act; kills at random until there were eight, or it has ended."""
+    random = np.random.default_rng(int(os.environ.get("KILL_SEED", "1")))
+
+    def demo(name: str) -> list[str]:
+        words = ["demo", "--port", "0", "--home", str(tmp_path / name)]
+        return [sys.executable, "-W", "ignore", "-m", "cli.main", *words]
+
+    kills = 0
+    while kills < 8 and killed(demo("killed"), float(random.uniform(5.0, 40.0))):
+        kills += 1
+    assert kills >= 4, "it ended before it was killed often enough to say anything"
+    for name in ("killed", "alone"):
+        if not (tmp_path / name / "finished").exists():
+            subprocess.run(demo(name), cwd=ROOT, check=True, capture_output=True, timeout=1800)
+    found, wanted = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("killed", "alone"))
+    assert [run["phase"] for run in wanted["runs"]].count("verified") >= 1
+    assert told(found) == told(wanted)

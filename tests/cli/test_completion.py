@@ -25,7 +25,7 @@ master, slave = pty.openpty()
 env = {"PATH": os.environ["PATH"], "HOME": folder, "TERM": "dumb", "LINES": "60", "COLUMNS": "200"}
 shell = subprocess.Popen(["zsh", "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, env=env, cwd=folder)
 def until(pattern):
-    said, end = "", time.monotonic() + 15
+    said, end = "", time.monotonic() + 60
     while not re.search(pattern, said):
         if time.monotonic() > end: break
         if select.select([master], [], [], 0.1)[0]: said += os.read(master, 65536).decode(errors="replace")
@@ -36,7 +36,7 @@ until("ready> ")
 key(line + "\t")
 print(until("MORE|" + sys.stdin.read().strip()))
 key("\x15exit\n")
-shell.wait(10)
+shell.wait(60)
 """
 
 QUOTED = "'\"'\"'"

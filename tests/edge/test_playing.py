@@ -173,7 +173,7 @@ def test_a_site_answers_tells_and_refuses_what_it_does_not_know(
     status, answer = edge.ask("POST", "/JFK/score", {"rows": [{"id": "a", "distance": 0, "carrier": "AA"}]})
     assert (status, answer) == (200, {"candidate": digest, "ids": ["a"], "scores": [0.5], "refused": {}})
     assert edge.ask("POST", "/JFK/labels", {"labels": [{"id": "a", "at": START, "label": 1}]})[0] == 202
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(ingest.bodies) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     told = {batch.rows is None: batch for batch in decoded(ingest)}

@@ -54,10 +54,10 @@ def test_it_serves_the_app_in_this_folder_says_which_loop_is_wrong_and_ends_when
         with urllib.request.urlopen(f"{found[0]}/api/echo/3") as answer:
             assert answer.read() == b"GET 3 {}"
         second = host(tmp_path)
-        assert "another host is running" in second.communicate(timeout=20)[1]
+        assert "another host is running" in second.communicate(timeout=60)[1]
         assert second.returncode == 2
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == 0
     finally:
         process.kill()
@@ -67,7 +67,7 @@ def test_it_serves_the_app_in_this_folder_says_which_loop_is_wrong_and_ends_when
 def test_an_app_that_does_not_load_is_exit_status_2_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "function_app.py").write_text("import no_such_thing")
     process = host(tmp_path)
-    said = process.communicate(timeout=20)[1]
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert said.startswith("driftloop host: function_app.py")
     assert "Traceback" not in said
@@ -83,7 +83,7 @@ def test_where_no_app_is_the_host_runs_our_own_and_says_who_may_sign_in_to_a_ter
         with urllib.request.urlopen(f"{found[0]}/api/health") as answer:
             assert b'"status":"ok"' in answer.read()
         process.send_signal(signal.SIGTERM)
-        rest = process.communicate(timeout=20)[1]
+        rest = process.communicate(timeout=60)[1]
         assert "token=" not in said + rest
     finally:
         process.kill()

@@ -30,7 +30,7 @@ print("ended", flush=True)
 """
 
 
-def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+def until(what: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "did not happen in time"
@@ -74,7 +74,7 @@ def test_what_was_in_hand_when_the_process_was_killed_comes_again(tmp_path: Path
     second = a_process(tmp_path)
     until(lambda: seen.read_text() == "1\n2\n")
     second.send_signal(signal.SIGTERM)
-    assert second.communicate(timeout=10)[0] == "ended\n"
+    assert second.communicate(timeout=60)[0] == "ended\n"
     here.open()
     here.host.pump()
     assert here.bus.pending("runs") == 0

@@ -176,10 +176,12 @@ def test_a_job_that_is_killed_leaves_no_result(home: Any, rows: Callable[..., Ta
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    for _ in range(600):
+    for _ in range(1200):
         if (spec.parent / "began").exists():
             break
         time.sleep(0.05)
+    else:
+        pytest.fail("it never began")
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (spec.parent / "result.json").exists()

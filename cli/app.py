@@ -8,6 +8,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -60,6 +61,16 @@ class App:
             raise Refused("not signed in: who may change something is said by a login link, or a token (--help)")
         headers = {"Content-Type": "application/json", "Origin": self._origin, "X-CSRF-Token": csrf}
         return json.loads(self._call("POST", path, headers, json.dumps({"reason": reason, **more}).encode()))
+
+    def answer(self, run: str, word: str, reason: str, shown: Mapping[str, str]) -> Any:
+        """What POST /api/approvals/`run` answers, bound to the digests that were `shown`. Raises as `get`."""
+        body = {"answer": word, "reason": reason, **shown}
+        if "Authorization" not in self._who:
+            page = self._call("GET", f"approvals/{run}").decode()
+            found = re.search(r'name="csrf" value="([^"]*)"', page)
+            body["csrf"] = found[1] if found else ""
+        headers = {"Content-Type": "application/json", "Origin": self._origin}
+        return json.loads(self._call("POST", f"approvals/{run}", headers, json.dumps(body).encode()))
 
     def loop(self, said: str | None) -> str:
         """The loop that is meant: the only one, where none is said. Raises Refused."""
@@ -115,14 +126,14 @@ def connect(args: argparse.Namespace) -> Iterator[App]:
     host.ports.cache_clear()
     host.local.cache_clear()
     try:
-        yield _here()
+        yield _here(getattr(args, "name", "") or getuser())
     finally:
         host.local().close()
         host.ports.cache_clear()
         host.local.cache_clear()
 
 
-def _here() -> App:
+def _here(name: str) -> App:
     """The functions in this process, asked as whoever runs the command: who may write the state may operate it."""
     from cli.host import APP, decode, load
     from cli.host.app import index, read_host_json
@@ -141,7 +152,7 @@ def _here() -> App:
         status, found, said = decode.response(match.function.call(**{match.function.arg: request}))
         return status, {k.lower(): v for k, v in found}, said
 
-    link = host.local().people.login_link("", getuser())
+    link = host.local().people.login_link("", name)
     return App(origin, ask, _cookie(ask("GET", link, {}, b"")))
 
 
@@ -209,3 +220,17 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def show_chapter(title: str, sentences: Iterable[str]) -> None:
+    """A title, and a sentence a line."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=1000)
+    console.print(Text(title, style="bold"))
+    for sentence in sentences:
+        console.print(Text(f"  {sentence}"))
+    console.print()

@@ -1,4 +1,8 @@
-"""`driftloop explain RUN`: what happened to a run, and why, in sentences from the audit trail. Times are UTC."""
+"""`driftloop explain RUN`: why a run began, what was proven, who decided and what each site did, in plain sentences
+with their numbers. Times are UTC.
+
+Everything comes from what was kept: the audit trail, the decision, the evidence and the run's list of sites.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,14 @@ from cli import app
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("explain", help="a run's story", description=__doc__)
+    parser = subparsers.add_parser(
+        "explain",
+        help="a run's story",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("id", metavar="RUN")
+    parser.add_argument("--steps", action="store_true", help="each entry of the audit trail as well")
     app.arguments(parser)
 
 
@@ -21,7 +31,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found))
         return 0
-    for told in found["sentences"]:
-        by = f" ({told['actor']})" if told["actor"] not in ("", "driftloop") else ""
-        print(f"{app.when(told['at'])}  {told['text']}{by}")
+    for chapter in found["chapters"]:
+        app.show_chapter(chapter["title"], chapter["text"])
+    if args.steps:
+        app.show_chapter("Step by step", map(_step, found["sentences"]))
     return 0
+
+
+def _step(told: dict[str, Any]) -> str:
+    by = f" ({told['actor']})" if told["actor"] not in ("", "driftloop") else ""
+    return f"{app.when(told['at'])}  {told['text']}{by}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import azure.functions as func
+import msgspec
 
 from functions import answers, host, pages, people
 from triggers import loop, quarantine, views
@@ -28,6 +29,30 @@ def retrain(req: func.HttpRequest) -> func.HttpResponse:
     return people.operate(
         req, lambda ports, by, asked: {"run": loop.retrain(ports, name, by.name, asked.reason, by.id)}
     )
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What a check decided, and the run that it began. `drift`: whether it found any that counts."""
+
+    action: str
+    reason: str
+    run: str
+    drift: bool
+
+
+@bp.route("loops/{loop}/check", methods=["POST"])
+def check(req: func.HttpRequest) -> func.HttpResponse:
+    """Assess what has come, now."""
+    name = req.route_params["loop"]
+
+    def change(ports: Ports, by: Person, asked: people.Asked) -> Checked:
+        ports.configs.loop(name)
+        loop.note_check(ports, name, by.name, asked.reason)
+        found = loop.check(ports, name)
+        drift = any(finding.statistical for finding in found.decision.findings)
+        return Checked(found.decision.action, found.decision.reason, found.run, drift)
+
+    return people.operate(req, change)
 
 
 @bp.route("loops/{loop}/revoke", methods=["POST"])

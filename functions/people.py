@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import azure.functions as func
@@ -126,7 +126,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str = ""
 
 
-def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], Mapping[str, str]]) -> func.HttpResponse:
+def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], object]) -> func.HttpResponse:
     """Change something for a signed-in person who may operate, from a page of ours, with a reason; 202 with what came
     of it."""
     person = identify(req)

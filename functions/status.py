@@ -15,7 +15,7 @@ import azure.functions as func
 import msgspec
 
 from functions import answers, host, people
-from triggers import glance, quarantine, views
+from triggers import glance, quarantine, story, views
 from triggers.errors import DriftloopError
 from triggers.ports import Ports
 
@@ -167,7 +167,7 @@ def show_run(req: func.HttpRequest) -> func.HttpResponse:
 @bp.route("runs/{run}/story", methods=["GET"])
 def tell_story(req: func.HttpRequest) -> func.HttpResponse:
     """What happened to a run, in sentences."""
-    return _read(req, lambda ports: views.story(ports, req.route_params["run"]))
+    return _read(req, lambda ports: story.story(ports, req.route_params["run"]))
 
 
 @bp.route("loops/{loop}/costs", methods=["GET"])

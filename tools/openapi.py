@@ -15,8 +15,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from functions import approvals, people  # noqa: E402
-from triggers import glance, views  # noqa: E402
+from functions import approvals, operator, people  # noqa: E402
+from triggers import glance, story, views  # noqa: E402
 
 FILE = ROOT / "functions" / "web" / "openapi.json"
 
@@ -33,10 +33,11 @@ TYPES: tuple[Any, ...] = (
     glance.Costs,
     views.Runs,
     views.RunDetail,
-    views.Story,
+    story.Story,
     views.Audit,
     views.Decisions,
     views.Quarantine,
+    operator.Checked,
     people.Session,
     people.Asked,
     approvals.Given,
@@ -130,6 +131,12 @@ def _change(summary: str, key: str, *parameters: Any) -> dict[str, Any]:
             "responses": {"202": _json("Under way", made), **_problems(*OPERATING)},
         }
     }
+
+
+def _checked() -> dict[str, Any]:
+    found = _change("Assess what has come, now; a run may begin", "run", _LOOP)
+    found["post"]["responses"]["202"] = _json("Decided", _ref("Checked"))
+    return found
 
 
 def _telemetry() -> dict[str, Any]:
@@ -265,6 +272,7 @@ def paths() -> dict[str, Any]:
             "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
         ),
         "/api/loops/{loop}/retrain": _change("Begin a run now", "run", _LOOP),
+        "/api/loops/{loop}/check": _checked(),
         "/api/loops/{loop}/revoke": _change("Let no site be asked to serve a candidate any more", "revoked", _LOOP),
         "/api/runs/{run}": _view("Everything about one run", "RunDetail", _RUN),
         "/api/runs/{run}/story": _view("What happened to a run, in sentences", "Story", _RUN),

@@ -80,6 +80,17 @@ def check(ports: Ports, loop_name: str) -> Checked:
     return checked
 
 
+def note_check(ports: Ports, loop_name: str, by: str, reason: str) -> None:
+    """That somebody asked for a check."""
+
+    def attempt() -> None:
+        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
+        unit.note("check-asked", loop_name, reason, by)
+        unit.commit()
+
+    again(attempt)
+
+
 def _anchor(ports: Ports, loop_name: str) -> None:
     """Keep where the audit trail ends apart from it, once for each check: a blob's name says it all."""
     end = head(ports, loop_name)

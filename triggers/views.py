@@ -256,13 +256,6 @@ class Sentence(View, frozen=True, kw_only=True):
     text: str
 
 
-class Story(View, frozen=True, kw_only=True):
-    """What happened to a run, oldest first."""
-
-    run: str
-    sentences: list[Sentence]
-
-
 class Anchor(View, frozen=True, kw_only=True):
     """Where the chain ended on some day, as it was kept apart from it."""
 
@@ -830,10 +823,9 @@ def reports(ports: Ports, run: Run) -> list[str]:
 # --- what happened
 
 
-def story(ports: Ports, run_id: str) -> Story:
-    """What happened to a run, in sentences. Raises NotFound."""
-    name = stored_run(ports, run_id).loop
-    return Story(run=run_id, sentences=[sentence(entry) for entry in _moving(loop.story(ports, name, run_id))])
+def steps(entries: Iterable[AuditEntry]) -> list[Sentence]:
+    """Entries of the audit trail about a run as sentences."""
+    return [sentence(entry) for entry in _moving(entries)]
 
 
 def _moving(entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
@@ -848,6 +840,7 @@ def _moving(entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
 _BEGINS = {
     "run-began": "Began",
     "held": "Held",
+    "check-asked": "A check was asked for",
     "maintenance": "Maintenance wanted",
     "backfilled": "Backfilled",
     "replayed": "Replayed",

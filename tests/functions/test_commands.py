@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from cli.main import main
-from triggers import codec, loop
+from triggers import codec, loop, views
 from triggers.ports import Delete
 from triggers.records import AuditEntry, LoopUnit
 
@@ -54,8 +55,69 @@ def test_runs_show_and_explain_tell_of_a_run(where: list[str], stage: Any, run: 
     assert "waits for a person's answer" in said
     assert json.loads(told("show", run, "--json", *where))["run"]["id"] == run
     story = told("explain", run, *where)
-    assert "Compared with the champion" in story
-    assert story.splitlines()[0][:4] == "2013"
+    assert story.splitlines()[0] == "Why then"
+    for sentence in (
+        "On 1,800 rows that neither model was trained on, from 2013-04-03 to 2013-04-13, auc was 0.6981 against the",
+        "That is a gain of +0.0571, between +0.0361 and +0.0761 at 95% confidence.",
+        "It was the 3rd check in a row that found it.",
+        "It has not ended: it is awaiting-approval",
+        "wind at ",
+    ):
+        assert sentence in story
+    assert "Compared with the champion" not in story
+    assert "2013-04-13 06:30  Compared with the champion: " in told("explain", run, "--steps", *where)
+    found = json.loads(told("explain", run, "--json", *where))
+    assert [c["title"] for c in found["chapters"]][:2] == ["Why then", "What had moved"]
+
+
+def _anna(where: list[str]) -> list[str]:
+    return [*where, "--as", "anna"] if "--state" in where else where
+
+
+def test_a_candidate_is_approved_by_the_digest_that_was_looked_at(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    assert "--candidate: say which one was looked at" in told("approve", run, *_anna(where), status=2)
+    other = f"{stage.champion[:12]}"
+    assert "not " + other in told("approve", run, "--candidate", other, *_anna(where), status=2)
+    assert views.approval_request(stage.ports, run).state == "open"
+    said = told("approve", run, "--candidate", stage.challenger[:12], *_anna(where))
+    assert said == f"{run}: approved by anna\n"
+    request = views.approval_request(stage.ports, run)
+    assert (request.state, request.by, request.candidate) == ("approved", "anna", stage.challenger)
+    assert "the question is approved" in told("approve", run, "--candidate", stage.challenger, *_anna(where), status=2)
+    stage.host.pump()
+    story = told("explain", run, *where)
+    assert f"The answer is bound to candidate {stage.challenger[:12]}, evidence {request.evidence[:12]}" in story
+
+
+def test_a_candidate_is_rejected_with_a_reason(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["reject", run, "--candidate", stage.challenger, *_anna(where)])
+    assert refused.value.code == 2
+    reason = ("--reason", "not in the storm season")
+    said = told("reject", run, "--candidate", stage.challenger, *reason, "--json", *_anna(where))
+    assert json.loads(said) == {"run": run, "state": "rejected", "by": "anna"}
+    stage.host.pump()
+    assert "anna rejected it on 2013-04-13 06:30, saying: not in the storm season." in told("explain", run, *where)
+
+
+def test_who_is_not_on_the_list_is_told_that_the_answer_does_not_count(
+    stage: Any, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = stage.local.people.login_link(stage.origin, "eve")
+    assert main(["approve", run, "--candidate", stage.challenger, "--app", link]) == 1
+    assert "it does not count" in capsys.readouterr().err
+    assert views.approval_request(stage.ports, run).state == "open"
+
+
+def test_a_check_is_made_by_hand_and_noted(where: list[str], stage: Any, told: Callable[..., str]) -> None:
+    stage.local.clock.advance(timedelta(hours=1))
+    assert told("check", "--reason", "curious", *where) == "flights: hold: no new windows to assess\n"
+    noted = [e for e in loop.story(stage.ports, "flights") if e.kind == "check-asked"]
+    assert [e.text for e in noted] == ["curious"]
 
 
 def test_a_candidate_is_revoked_and_that_is_said(

@@ -543,6 +543,9 @@ def perform(ports: Ports, key: str) -> bool:
             return False
         if _PERFORM[type(effect)](ports, run, effect) is False:
             return False
+        run = LoopUnit(ports.store, loop_name, ports.clock.now()).run(run_id)
+    if run.phase.final and isinstance(effect, do.Train | do.Evaluate):
+        ports.jobs.cancel(effect.job)  # the run ended while it was being submitted: nobody waits for it
     try:
         unit = Unit(ports.store, loop_name)
         unit.delete(key)
@@ -552,19 +555,19 @@ def perform(ports: Ports, key: str) -> bool:
     return True
 
 
-_ONLY_IN: Mapping[type[do.Effect], Phase] = {
-    do.Train: Phase.TRAINING,
-    do.Evaluate: Phase.EVALUATING,
-    do.AskApproval: Phase.AWAITING_APPROVAL,
-    do.Remind: Phase.AWAITING_APPROVAL,
-    do.DeployWave: Phase.ROLLING_OUT,
-    do.RollBack: Phase.ROLLING_BACK,
+_ONLY_IN: Mapping[type[do.Effect], tuple[Phase, ...]] = {
+    do.Train: (Phase.TRAINING,),
+    do.Evaluate: (Phase.EVALUATING,),
+    do.AskApproval: (Phase.AWAITING_APPROVAL,),
+    do.Remind: (Phase.AWAITING_APPROVAL,),
+    do.DeployWave: (Phase.ROLLING_OUT,),
+    do.RollBack: (Phase.ROLLING_BACK, Phase.ROLLED_BACK),  # its time may be over before anybody could be asked
 }
 
 
 def _wanted(run: Run, effect: do.Effect) -> bool:
     """An effect that waited (a freeze, a crash) may have been overtaken."""
-    if _ONLY_IN.get(type(effect), run.phase) is not run.phase:
+    if run.phase not in _ONLY_IN.get(type(effect), (run.phase,)):
         return False
     return not isinstance(effect, do.DeployWave) or effect.wave == run.wave
 
@@ -676,8 +679,10 @@ def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> bool:
     )
     why_not = "a person answers for the rest" if run.times else _not_automatic(ports, run, effect)
 
-    def attempt() -> approval.Request:
+    def attempt() -> approval.Request | None:
         unit = LoopUnit(ports.store, run.loop, now)
+        if unit.run(run.id).phase is not Phase.AWAITING_APPROVAL:
+            return None  # overtaken: what has withdrawn the question did not find it yet
         known = unit.get(f"approval/{run.id}", approval.Request)
         if known is not None and (known.state != "automatic" or not run.times):
             return known
@@ -694,6 +699,8 @@ def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> bool:
         return asked
 
     asked = again(attempt)
+    if asked is None:
+        return True
     if asked.state == "automatic":
         _tell_answer(ports, asked)
         return True

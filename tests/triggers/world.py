@@ -151,7 +151,7 @@ class Trainer:
         self.jobs.setdefault(job.name, job)
 
     def cancel(self, name: str) -> None:
-        if name not in self.cancelled:
+        if self.status(name).state == "running":
             self.cancelled.append(name)
 
     def newest(self, asset: str) -> str:

@@ -1,0 +1,163 @@
+"""The explorer finds nothing in the product, and each bug that is planted there, with the history that leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.explore import SMALL, Explorer, Shape, Violation, explore
+from triggers import approval, lifecycle, rollout, sites
+from triggers import effects as do
+from triggers import events as on
+from triggers.lifecycle import Rule, Step
+from triggers.run import Phase
+
+ONE = Shape(workers=1, runs=1, sites=1, people=1, crashes=0, cancels=0, freezes=0)
+replace = ONE._replace
+Plant = Callable[[pytest.MonkeyPatch], Explorer | None]
+
+
+def test_nothing_is_violated_in_any_state_of_a_small_world() -> None:
+    found = explore(SMALL)
+    assert found.states > 10_000
+    assert found.depth > 40
+    assert {"verified", "rolled-back", "rejected", "failed", "cancelled", "expired"} == found.phases.keys()
+
+
+class Blind(Explorer):
+    """Writes over whatever somebody else wrote."""
+
+    def holds(self, *which: Any) -> bool:
+        return True
+
+    def _in_vain(self, *which: Any) -> bool:
+        return False
+
+
+class SelfAsked(Explorer):
+    """The first run was asked for by an approver."""
+
+    def begun(self, run: int, champion: int) -> Step:
+        return super().begun(run + 1, champion)
+
+
+class Forgetful(Explorer):
+    """A job that was begun for nothing runs on."""
+
+    def overtaken(self, s: Any, run: int, effect: do.Effect) -> Any:
+        return s
+
+
+def _ruled(patch: pytest.MonkeyPatch, phase: Phase, kind: type[on.Event], apply: Callable[..., Step]) -> None:
+    patch.setitem(lifecycle.RULES, (phase, kind), Rule(apply, lifecycle.RULES[phase, kind].leads_to))  # type: ignore[arg-type]
+
+
+def _racing_begins(patch: pytest.MonkeyPatch) -> Explorer:
+    return Blind(replace(workers=2, runs=2))
+
+
+def _lost_update(patch: pytest.MonkeyPatch) -> Explorer:
+    return Blind(replace(workers=2, people=0))
+
+
+def _racing_answers(patch: pytest.MonkeyPatch) -> Explorer:
+    """From where people are asked."""
+
+    class RacingAnswers(Explorer):
+        def _in_vain(self, s: Any, worker: tuple[Any, ...]) -> bool:
+            return worker[0] != "answer" and super()._in_vain(s, worker)
+
+    return RacingAnswers(replace(workers=2, people=2))
+
+
+def _forgets_what_it_saw(patch: pytest.MonkeyPatch) -> None:
+    real = lifecycle.advance
+
+    def advance(run: Any, event: on.Event) -> Step:
+        step = real(run, event)
+        return Step(lifecycle.replace(step.run, seen=step.run.seen - {event.id}), step.effects)
+
+    patch.setattr(lifecycle, "advance", advance)
+
+
+def _no_is_yes(patch: pytest.MonkeyPatch) -> None:
+    def answered(run: Any, event: on.Answered) -> Step:
+        return lifecycle._answered(run, lifecycle.replace(event, answer="approve"))
+
+    _ruled(patch, Phase.AWAITING_APPROVAL, on.Answered, answered)
+
+
+def _approves_its_own(patch: pytest.MonkeyPatch) -> Explorer:
+    patch.setattr(approval, "not_impartial", lambda *of: "")
+    return SelfAsked(ONE)
+
+
+def _does_not_wait(patch: pytest.MonkeyPatch) -> Explorer:
+    patch.setattr(rollout, "count", lambda statuses, wave, of: (of, 0, 0, 0, 0))
+    return Explorer(replace(sites=2))
+
+
+def _all_at_once(patch: pytest.MonkeyPatch) -> Explorer:
+    patch.setattr(rollout, "room", lambda *of: rollout.Room(3, 3))
+    return Explorer(replace(sites=3))
+
+
+def _goes_on_while_frozen(patch: pytest.MonkeyPatch) -> Explorer:
+    patch.setattr(do, "GOES_ON_WHILE_FROZEN", (*do.GOES_ON_WHILE_FROZEN, do.Train))
+    return Explorer(replace(freezes=1))
+
+
+def _no_cancelling(patch: pytest.MonkeyPatch) -> Explorer:
+    def stopped(run: Any, event: on.Cancelled) -> Step:
+        return Step(lifecycle._cancelled(run, event).run)
+
+    _ruled(patch, Phase.TRAINING, on.Cancelled, stopped)
+    return Explorer(replace(cancels=1))
+
+
+def _submits_too_late(patch: pytest.MonkeyPatch) -> Explorer:
+    return Forgetful(replace(workers=2, cancels=1))
+
+
+def _waits_for_ever(patch: pytest.MonkeyPatch) -> Explorer:
+    _ruled(patch, Phase.AWAITING_APPROVAL, on.DeadlinePassed, lambda run, event: Step(run))
+    return Explorer(replace(people=0))
+
+
+def _goes_nowhere(patch: pytest.MonkeyPatch) -> Explorer:
+    _ruled(patch, Phase.EVALUATING, on.Evaluated, lambda run, event: Step(lifecycle.replace(run, phase=Phase.VERIFIED)))
+    return Explorer(ONE)
+
+
+def _way_back_is_older(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sites, "fence", lambda run_id, back=False: 4 * int(run_id.rsplit(".", 1)[1]) - back)
+
+
+PLANTED: dict[str, tuple[str, Plant]] = {
+    "two workers begin at once": ("1: two runs", _racing_begins),
+    "a save without its expected version": ("2: from failed", _lost_update),
+    "an event may come twice": ("2: job/0 comes twice", _forgets_what_it_saw),
+    "an edge that is not declared": ("2: run line.2026-03-10.1 is verified () and was told Evaluated", _goes_nowhere),
+    "a no that counts as a yes": ("9: site 0", _no_is_yes),
+    "an approval of one's own": ("10: ann", _approves_its_own),
+    "answers without their expected version": ("11: ", _racing_answers),
+    "a wave that waits for nobody": ("14: wave 2", _does_not_wait),
+    "no limit of what is unavailable": ("15: 2 sites", _all_at_once),
+    "a freeze that lets training begin": ("18: Train", _goes_on_while_frozen),
+    "a cancelled run whose job runs on": ("21: run 1 is cancelled", _no_cancelling),
+    "a job that is submitted too late": ("21: run 1 is ", _submits_too_late),
+    "a question that never expires": ("22: from here", _waits_for_ever),
+    "a way back that is older than the way out": ("22: run 1 is rolled-back", _way_back_is_older),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found_and_its_history_told(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, plant = PLANTED[bug]
+    made = plant(monkeypatch)
+    with pytest.raises(Violation) as found:
+        explore(ONE, made or Explorer(ONE))
+    assert str(found.value).startswith(expected), str(found.value)
+    assert "\n   1 worker 0 checks: run 1 is due" in str(found.value)

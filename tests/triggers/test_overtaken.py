@@ -1,0 +1,80 @@
+"""A run ends before, or while, what it asked for is performed: found by the explorer, told as stories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.triggers.world import World, a_reference, put_candidate
+from triggers import events, loop
+from triggers.run import Phase
+
+
+def cancel_before(world: World, monkeypatch: pytest.MonkeyPatch, port: Any, method: str) -> None:
+    """As the call begins, somebody cancels the run, and another worker does all that follows from it."""
+    call: Callable[..., Any] = getattr(port, method)
+
+    def overtaken(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(port, method, call)
+        loop.ask(world.ports, world.runs[-1].id, events.Cancelled, "ann", "wrong month")
+        world.pump()
+        assert world.runs[-1].phase is Phase.CANCELLED
+        return call(*args, **more)
+
+    monkeypatch.setattr(port, method, overtaken)
+
+
+def test_a_job_that_is_submitted_after_its_run_was_cancelled_does_not_run_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.jobs.holds = True
+    cancel_before(world, monkeypatch, world.ports.jobs, "submit")
+    run = loop.retrain(world.ports, "line", "eve", "new machine")
+    world.pump()
+    assert world.jobs.jobs.keys() == {f"{run}-train"}
+    assert world.jobs.status(f"{run}-train").state == "cancelled"
+
+
+def test_no_question_stays_open_for_a_run_that_was_cancelled_as_it_was_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = world.ports.blobs.put
+
+    def watched(name: str, data: bytes) -> None:
+        if name.startswith("plans/") and world.runs[-1].phase is Phase.AWAITING_APPROVAL:
+            loop.ask(world.ports, world.runs[-1].id, events.Cancelled, "ann", "wrong month")
+            world.pump()
+        put(name, data)
+
+    monkeypatch.setattr(world.ports.blobs, "put", watched)
+    loop.retrain(world.ports, "line", "eve", "new machine")
+    world.pump()
+    assert world.runs[-1].phase is Phase.CANCELLED
+    assert world.store.get("line", f"approval/{world.runs[-1].id}") is None
+    assert world.board.cards.keys() == {f"{world.runs[-1].id}/run-cancelled"}
+
+
+def test_sites_go_back_though_the_time_for_it_was_over_before_anybody_was_asked(world: World) -> None:
+    """The host is down for longer than a rollback may take; when it is back, the deadline comes first."""
+    first = world.plants["a"].serves
+    better = put_candidate(world.blobs, a_reference(0.1), "better")
+    run = loop.submit(world.ports, "line", better, "eve", "by hand")
+    world.pump()
+    assert world.answer() == ""
+    assert world.plants["a"].serves == better
+    world.lags.add("effects")
+    loop.ask(world.ports, run, events.RollBackAsked, "ann", "complaints")
+    world.pump()
+    world.clock.advance(timedelta(days=4))
+    way_back, deadline = world.waiting()
+    loop.perform(world.ports, deadline)
+    world.pump()
+    assert world.runs[-1].phase is Phase.ROLLED_BACK
+    assert loop.perform(world.ports, way_back)
+    world.lags.clear()
+    world.days(1)
+    assert {plant.serves for plant in world.plants.all.values()} == {first}
+    assert world.state("a").status == "restored"

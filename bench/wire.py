@@ -38,9 +38,9 @@ def reference(features: int = FEATURES) -> Reference:
     return Reference.build(schema, table, (table.score > 0.5).astype(float), ["site-0001"] * 5000)
 
 
-def speed(repeats: int = 15, n: int = 2500) -> dict[str, tuple[float, float]]:
-    """Rows/s by spelling, (from bytes to counts, of the parser alone): medians by processor time; batches of `n` rows,
-    which fit 1 MiB. Of JSON the parser is msgspec, typed; of Arrow sha256, which comes before any parsing."""
+def speed(n: int, repeats: int = 15) -> dict[str, tuple[float, float]]:
+    """Rows/s by spelling, (from bytes to counts, of the parser alone): medians by processor time; batches of `n` rows.
+    Of JSON the parser is msgspec, typed; of Arrow sha256, which comes before any parsing."""
     profile, found = reference(), {}
     for spelling in ("rows", "columns", "arrow"):
         payloads = [envelope.encode(batch(rows(n, seed=k)), profile.schema, spelling) for k in range(8)]  # type: ignore[arg-type]

@@ -17,10 +17,11 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from operator import attrgetter
+from itertools import starmap
+from operator import attrgetter, itemgetter
 from types import GenericAlias
 from typing import Any, Literal
 
@@ -243,11 +244,13 @@ def seconds(value: Any) -> int:
 
 @dataclass(slots=True)
 class _Table:
-    """Columns of n values each. `bad` holds, by row, the first field that could not be read, and why."""
+    """Columns of n values each, or `numbers` float64 [k, n] in place of those of the score and the number features, in
+    the schema's order. `bad` holds, by row, the first field that could not be read, and why."""
 
     n: int
     columns: dict[str, Any]
-    bad: dict[int, tuple[str, str]]
+    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    numbers: NDArray[np.float64] | None = None
 
     def refuse(self, rows: Iterable[int], field: str, reason: str) -> None:
         for row in rows:
@@ -316,18 +319,18 @@ def _bounded(payload: bytes, max_bytes: int) -> None:
         raise BadBatch("is gzip; send it uncompressed")
 
 
-def _framed(header: bytes, stream: bytes) -> bytes:
-    return MAGIC + len(header).to_bytes(4, "little") + header + stream if stream else header
+def _framed(header: bytes, stream: bytes | memoryview) -> bytes:
+    return b"".join((MAGIC, len(header).to_bytes(4, "little"), header, stream)) if stream else header
 
 
-def _split(payload: bytes) -> tuple[bytes, bytes]:
+def _split(payload: bytes) -> tuple[bytes, memoryview]:
     """The JSON object, and the Arrow stream that follows it (empty for the JSON spellings)."""
     if payload[:4] != MAGIC:
-        return payload, b""
+        return payload, memoryview(b"")
     end = 8 + int.from_bytes(payload[4:8], "little")
     if end >= len(payload):
         raise BadBatch("the header is longer than the payload", "arrow")
-    return payload[8:end], payload[end:]
+    return payload[8:end], memoryview(payload)[end:]
 
 
 def _parsed(text: bytes, kind: type[Any]) -> Any:
@@ -409,13 +412,13 @@ class _Types:
 @lru_cache(maxsize=64)
 def _types(schema: Schema) -> _Types:
     texts = tuple(feature.name for feature in schema.features if feature.kind == "category")
-    numbers = ("score", *(feature.name for feature in schema.features if feature.kind == "number"))
+    numbers = _numeric(schema)
     names = ("id", "at", *texts, *numbers)
     fields = [f"c{i}" for i in range(len(names))]
     values: list[Any] = [str, int | float | str, *(str | None for _ in texts), *(float | None for _ in numbers)]
     rename = dict(zip(fields, names, strict=True))
     row: Any = msgspec.defstruct("_Row", list(zip(fields, values, strict=True)), rename=rename, gc=False)
-    lists: list[Any] = [(field, GenericAlias(list, (value,))) for field, value in zip(fields, values, strict=True)]
+    lists: list[Any] = [(name, GenericAlias(tuple, (value, ...))) for name, value in zip(fields, values, strict=True)]
     columns: Any = msgspec.defstruct("_Columns", lists, rename=rename)
     parts: list[Any] = [
         ("rows", list[row] | None, None),
@@ -442,10 +445,10 @@ def _fast(text: bytes, schema: Schema) -> _Envelope | None:
         value.count(":") for name in _Head.__struct_fields__ if isinstance(value := getattr(whole, name), str)
     )
     if whole.rows is not None:
-        table = _table(_columns(whole.rows, types))
+        table = _of_rows(whole.rows, types)
         colons += table.n * (len(types.names) + types.colons)
     elif whole.columns is not None:
-        table = _table(dict(zip(types.names, msgspec.structs.astuple(whole.columns), strict=True)))
+        table = _of_columns(msgspec.structs.astuple(whole.columns), types)
         colons += len(types.names) + types.colons
     if isinstance(whole.labels, list):
         labels = _table({name: [getattr(row, name) for row in whole.labels] for name in _LabelRow.__struct_fields__})
@@ -463,28 +466,61 @@ def _fast(text: bytes, schema: Schema) -> _Envelope | None:
     return _envelope(whole, table, labels) if colons == there else None
 
 
-def _columns(rows: Sequence[Any], types: _Types) -> dict[str, Any]:
+def _of_rows(rows: Sequence[Any], types: _Types) -> _Table:
     """Numbers go row by row, as they lie in memory: twice as fast as column by column."""
-    layout = struct.Struct(f"{len(types.names) - types.first}d")
-
-    def packed(row: Any) -> bytes:
-        numbers = msgspec.structs.astuple(row)[types.first :]
-        try:
-            return layout.pack(*numbers)
-        except struct.error:
-            return layout.pack(*(math.nan if value is None else value for value in numbers))
-
-    numbers = np.frombuffer(b"".join(map(packed, rows))).reshape(len(rows), len(types.names) - types.first)
+    n, k = len(rows), len(types.names) - types.first
+    pack = struct.Struct(f"{k}d").pack
+    numbers = map(itemgetter(slice(types.first, None)), map(msgspec.structs.astuple, rows))
+    try:
+        packed = b"".join(starmap(pack, numbers))
+    except struct.error:  # some are None
+        tuples = (msgspec.structs.astuple(row)[types.first :] for row in rows)
+        packed = b"".join(pack(*(math.nan if v is None else v for v in t) if None in t else t) for t in tuples)
     columns = {name: list(map(attrgetter(f"c{i}"), rows)) for i, name in enumerate(types.names[: types.first])}
-    return {**columns, **dict(zip(types.names[types.first :], np.ascontiguousarray(numbers.T), strict=True))}
+    columns["at"] = _whole(columns["at"])
+    return _Table(n, columns, numbers=np.ascontiguousarray(np.frombuffer(packed).reshape(n, k).T))
 
 
-def _colons(values: Sequence[Any]) -> int:
+def _of_columns(values: Sequence[Any], types: _Types) -> _Table:
+    table = _table(dict(zip(types.names, values, strict=True)))
+    table.columns["at"] = _whole(table.columns["at"])
+    table.numbers = _matrix([table.columns.pop(name) for name in types.names[types.first :]], table.n)
+    return table
+
+
+def _matrix(columns: Sequence[Any], n: int) -> NDArray[np.float64]:
+    """Columns of numbers, NaN for None, as float64 [columns, n]."""
+    made = np.empty((len(columns), n))
+    for to, values in zip(made, columns, strict=True):
+        if isinstance(values, np.ndarray):
+            to[:] = values
+            continue
+        try:
+            packed = struct.pack(f"{n}d", *values)
+        except struct.error:  # some are None
+            packed = struct.pack(f"{n}d", *(math.nan if v is None else v for v in values))
+        to[:] = np.frombuffer(packed)
+    return made
+
+
+def _whole(values: Any) -> Any:
+    """Whole numbers as an array; others as they are."""
+    if isinstance(values, np.ndarray):
+        return values
+    try:
+        return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
+    except struct.error:
+        return values
+
+
+def _colons(values: Any) -> int:
     """In the texts among the values."""
-    kinds = set(map(type, values))
-    if str not in kinds:
+    if isinstance(values, np.ndarray):
         return 0
-    return "".join(values if len(kinds) == 1 else [v for v in values if type(v) is str]).count(":")
+    try:
+        return "".join(values).count(":")
+    except TypeError:
+        return "".join(v for v in values if type(v) is str).count(":")
 
 
 def _table(columns: dict[str, Any]) -> _Table:
@@ -492,7 +528,7 @@ def _table(columns: dict[str, Any]) -> _Table:
     for name, values in columns.items():
         if len(values) != n:
             raise BadBatch(f"has {len(values)} values, `id` has {n}", name)
-    return _Table(n, columns, {})
+    return _Table(n, columns)
 
 
 def _envelope(head: Any, table: _Table | None, labels: _Table | None) -> _Envelope:
@@ -576,7 +612,7 @@ class _CarefulHead(_Head):
 def _read(given: Any, readers: Mapping[str, Callable[[Any], Any]], where: str) -> _Table:
     """Rows (a list of objects) or columns (an object of lists), each value by the reader of its column."""
     if isinstance(given, list):
-        table = _Table(len(given), {}, {})
+        table = _Table(len(given), {})
         for i, row in enumerate(given):
             if isinstance(row, _Twice):
                 table.refuse([i], row.member, "stands twice in one row")
@@ -689,18 +725,37 @@ def _shown(value: Any) -> str:
 def _rows(table: _Table, schema: Schema, header: Header) -> tuple[Rows, tuple[Refusal, ...]]:
     ids = _ids(table)
     at = _times(table)
-    late = (at < header.start) | (at > header.end)
-    table.refuse(np.flatnonzero(late), "at", f"is outside the batch, {iso(header.start)} to {iso(header.end)}")
-    score = _floats(table, "score")
+    if table.n and (at.min() < header.start or at.max() > header.end):
+        late = (at < header.start) | (at > header.end)
+        table.refuse(np.flatnonzero(late), "at", f"is outside the batch, {iso(header.start)} to {iso(header.end)}")
+    names = _numeric(schema)
+    numbers = table.numbers
+    if numbers is None:
+        numbers = _matrix([table.columns[name] for name in names], table.n)
+    endless = np.isinf(numbers)
+    _refuse_endless(table, names[:1], endless[:1])
     if schema.task == "binary":
-        table.refuse(np.flatnonzero((score < 0) | (score > 1)), "score", "is outside 0 to 1")
-    columns = {f.name: _floats(table, f.name) if f.kind == "number" else table.columns[f.name] for f in schema.features}
+        table.refuse(np.flatnonzero((numbers[0] < 0) | (numbers[0] > 1)), "score", "is outside 0 to 1")
+    _refuse_endless(table, names[1:], endless[1:])
+    texts = {f.name: table.columns[f.name] for f in schema.features if f.kind == "category"}
     if table.bad:
         keep = _kept(table)
-        ids, at, score = [ids[i] for i in keep], at[keep], score[keep]
-        for name, values in columns.items():
-            columns[name] = values[keep] if isinstance(values, np.ndarray) else [values[i] for i in keep]
-    return Rows(ids, at, score, columns), _refusals(table)
+        ids, at, numbers = [ids[i] for i in keep], at[keep], numbers[:, keep]
+        texts = {name: [values[i] for i in keep] for name, values in texts.items()}
+    by_name = dict(zip(names, numbers, strict=True)) | texts
+    return Rows(ids, at, by_name["score"], {name: by_name[name] for name in schema.names}), _refusals(table)
+
+
+def _refuse_endless(table: _Table, names: Sequence[str], endless: NDArray[np.bool_]) -> None:
+    if endless.any():
+        for name, rows in zip(names, endless, strict=True):
+            table.refuse(np.flatnonzero(rows), name, "is not finite")
+
+
+@lru_cache(maxsize=64)
+def _numeric(schema: Schema) -> tuple[str, ...]:
+    """The columns of numbers: the score, and features in the schema's order."""
+    return ("score", *(f.name for f in schema.features if f.kind == "number"))
 
 
 def _labels(table: _Table, schema: Schema) -> tuple[Labels, tuple[Refusal, ...]]:
@@ -730,24 +785,16 @@ def _ids(table: _Table) -> Sequence[str]:
 
 
 def _times(table: _Table) -> NDArray[np.int64]:
-    values = table.columns["at"]
+    values = _whole(table.columns["at"])
     if isinstance(values, np.ndarray):
         return values
-    try:
-        return np.frombuffer(struct.pack(f"{table.n}q", *values), np.int64)
-    except struct.error:  # some are texts or have a fraction
-        return np.array(_each(values, seconds, "at", table), dtype=np.int64)
+    return np.array(_each(values, seconds, "at", table), dtype=np.int64)  # some are texts or have a fraction
 
 
-def _floats(table: _Table, field: str) -> NDArray[np.float64]:
-    given = table.columns[field]
-    try:
-        values = given if isinstance(given, np.ndarray) else np.frombuffer(struct.pack(f"{table.n}d", *given))
-    except struct.error:  # some are None; three times slower
-        values = np.array(given, dtype=np.float64)
-    if np.isinf(values).any():
-        table.refuse(np.flatnonzero(np.isinf(values)), field, "is not finite")
-    return values
+def _floats(table: _Table, name: str) -> NDArray[np.float64]:
+    (values,) = made = _matrix([table.columns[name]], table.n)
+    _refuse_endless(table, (name,), np.isinf(made))
+    return np.asarray(values)
 
 
 def _kept(table: _Table) -> NDArray[np.intp]:
@@ -795,15 +842,15 @@ def _nullable(values: NDArray[np.float64]) -> Any:
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def _arrow_table(stream: bytes, schema: Schema) -> _Table:
+def _arrow_table(stream: memoryview, schema: Schema) -> _Table:
     """The columns of an Arrow stream; values are checked before they are believed."""
     import pyarrow as pa
 
     try:
-        for message in pa.ipc.MessageReader.open_stream(stream):
+        for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(stream)):
             if _compressed(bytes(message.metadata)):
                 raise BadBatch("holds compressed buffers", "arrow")
-        table = pa.ipc.open_stream(stream).read_all()
+        table = pa.ipc.open_stream(pa.py_buffer(stream)).read_all()
         table.validate(full=True)
         names = table.column_names
         if len(set(names)) < len(names):
@@ -812,17 +859,16 @@ def _arrow_table(stream: bytes, schema: Schema) -> _Table:
             raise BadBatch("a column `id` and a column `at` are needed", "arrow")
         if table.num_rows > len(stream):
             raise BadBatch("more rows than bytes", "arrow")
-        found = _Table(table.num_rows, {}, {})
+        found = _Table(table.num_rows, {})
         found.columns["id"] = _arrow_texts(table["id"], "id", found)
         found.columns["at"] = _arrow_times(table["at"], found)
-        numbers = ("score", *(f.name for f in schema.features if f.kind == "number"))
-        for name in ("score", *schema.names):
-            if name not in names:
-                found.columns[name] = np.full(found.n, np.nan) if name in numbers else [None] * found.n
-            elif name in numbers:
-                found.columns[name] = _arrow_numbers(table[name], name)
-            else:
-                found.columns[name] = _arrow_texts(table[name], name, None)
+        found.numbers = _arrow_numbers(table, _numeric(schema))
+        for feature in schema.features:
+            if feature.kind == "category":
+                given = feature.name in names
+                found.columns[feature.name] = (
+                    _arrow_texts(table[feature.name], feature.name, None) if given else [None] * found.n
+                )
     except (pa.ArrowException, ValueError, TypeError, LookupError, OverflowError, OSError, MemoryError) as error:
         raise BadBatch(f"not an Arrow stream that can be read: {_printable(str(error))}", "arrow") from None
     return found
@@ -864,7 +910,19 @@ def _arrow_texts(column: Any, name: str, table: _Table | None) -> Sequence[Any]:
     return values
 
 
-def _arrow_numbers(column: Any, name: str) -> NDArray[np.float64]:
+def _arrow_numbers(table: Any, names: Sequence[str]) -> NDArray[np.float64]:
+    """Columns of numbers as float64 [names, n], NaN where null or absent."""
+    import pyarrow as pa
+
+    there = {f.name: f.type for f in table.schema}
+    if table.num_rows and all(there.get(name) == pa.float64() for name in names):
+        (batch,) = table.select(names).combine_chunks().to_batches()
+        return np.asarray(batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()).T
+    nothing = np.full(table.num_rows, np.nan)
+    return _matrix([_arrow_number(table[n], n) if n in there else nothing for n in names], table.num_rows)
+
+
+def _arrow_number(column: Any, name: str) -> NDArray[np.float64]:
     import pyarrow as pa
 
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):

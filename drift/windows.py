@@ -152,10 +152,11 @@ def fold(batch: Batch, reference: Reference, seconds: int) -> dict[int, Window]:
 
 def sketches(rows: Rows, reference: Reference, seconds: int) -> dict[int, Sketch]:
     """The sketch of each period that the rows touch."""
+    first, last = (period(int(at), seconds) for at in (rows.at.min(), rows.at.max()))
+    if first == last:
+        return {first: sketch(rows, reference)}
     starts = rows.at - rows.at % seconds
     found = np.unique(starts).tolist()
-    if len(found) == 1:
-        return {found[0]: sketch(rows, reference)}
     return {start: sketch(_take(rows, np.flatnonzero(starts == start)), reference) for start in found}
 
 

@@ -389,6 +389,28 @@ def test_rows_survive_every_spelling_and_the_writers_of_others(rows: list[tuple[
         assert_same(first, decode(encode(first, SCHEMA, spelling), SCHEMA))  # type: ignore[arg-type]
 
 
+GOOD: tuple[list[Any], ...] = (
+    ["a", "b", "c:\\u003a", "d", "e"],
+    [START, START + 7, END, START + 0.5, iso(START)],
+    [0.5, 0, 1, None, -0.0],
+    [1.5, None, 3, -(2**70), 1e308, 5e-324],
+    ["AA", None, "", 'x":1', "\U0001f6eb"],
+)
+BAD: tuple[list[Any], ...] = (["", 7, None], [END + 1, "soon", True], [1.5, True, "0.5"], [10**400, [], "1"], [0, {}])
+EITHER = tuple(good + bad for good, bad in zip(GOOD, BAD, strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([GOOD, EITHER]).flatmap(lambda v: st.lists(st.tuples(*map(st.sampled_from, v)))), st.booleans())
+def test_the_fast_way_and_the_careful_one_read_the_same(rows: list[tuple[Any, ...]], by_column: bool) -> None:
+    """A member of the batch that nobody knows sends it the careful way."""
+    names = ("id", "at", "score", "distance", "car:rier")
+    told: dict[str, Any] = {"rows": [dict(zip(names, row, strict=True)) for row in rows]}
+    if by_column:
+        told = {"columns": {name: [row[i] for row in rows] for i, name in enumerate(names)}}
+    assert_same(decode(written(**told), SCHEMA), decode(written(**told, unknown=1), SCHEMA))
+
+
 def test_a_megabyte_of_nonsense_rows_is_refused_as_a_whole() -> None:
     with pytest.raises(BadBatch, match="rows: 340001 rows in"):
         decode(written(rows=[]).replace(b"[]", b"[" + b"{}," * 340_000 + b"{}]"), SCHEMA)

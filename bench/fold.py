@@ -24,8 +24,15 @@ def run(n: int = 1_000_000, repeats: int = 15) -> dict[str, float]:
         "cauchy": (rng.standard_cauchy(n), 64),
     }
     found = {}
-    for name, (x, bins) in {**columns, "normal, moved by 9 sd": (normal + 9, 64)}.items():
-        column = of_numbers("x", normal if "moved" in name else x.astype(float), bins)
+    moved = {
+        "normal, moved by 2 sd": normal + 2,
+        "normal, moved by 9 sd": normal + 9,
+        "normal, 10 times as wide": normal * 10,
+        "normal, stuck": np.full(n, 0.1),
+        "normal, stuck at an edge": np.full(n, of_numbers("x", normal, 64).edges[20]),
+    }
+    for name, (x, bins) in {**columns, **{name: (x, 64) for name, x in moved.items()}}.items():
+        column = of_numbers("x", normal if name in moved else x.astype(float), bins)
         column.count(x, bins + EXTRA)
         best = min(_seconds(lambda c=column, v=x, b=bins: c.count(v, b + EXTRA)) for _ in range(repeats))
         found[name] = n / best / 1e6

@@ -89,6 +89,9 @@ BLOCK = 65_536
 _ROWS = 16_384
 """Of one column in a block, at least, where there are as many: its table stays in the cache."""
 
+_MANY = 0.06
+"""A larger share of a column's values beyond its edges is worth arithmetic on the whole column."""
+
 _AT_ONCE = 8192
 """Values compared: their arrays are then small enough for memory that is at hand."""
 
@@ -116,6 +119,7 @@ class Stack:
         self._bounds = np.array([[_or(c.low, -np.inf), _or(c.high, np.inf)] for c in columns]).T
         self._bounded = bool(np.isfinite(self._bounds).any())
         self._ends = np.array([[c.edges[0], c.edges[-1]] for c in columns]).T
+        self._bins = [c.bins for c in columns]
         self._unit = np.array([TAIL_STEPS / c.scale for c in columns])
         for i, (ruler, found) in enumerate(zip(self._rulers, cells, strict=True)):
             self._edges[i, : len(found)] = columns[i].edges
@@ -162,10 +166,38 @@ class Stack:
         made.slots[: len(found)] += found
         if len(found) <= self._unsure:
             return
+        if found[self._unsure] > _MANY * shape[1]:
+            for i in range(shape[0]):
+                self._count_far(a + i, x[i], slot[i], cell[i].view(np.float64), made)
         unsure = np.flatnonzero(slot == self._unsure)
         made.left.append((unsure // shape[1] + a, x.take(unsure), place.take(unsure)))
         if sum(len(values) for _, values, _ in made.left) > BLOCK:
             self._compare(made)
+
+    def _count_far(
+        self, i: int, x: NDArray[np.float64], slot: NDArray[Any], room: NDArray[np.float64], made: _Counted
+    ) -> None:
+        """Of column `i`: count what lies beyond its edges, where that is much, and mark it as known in `slot`."""
+        if np.count_nonzero(slot == self._unsure) <= _MANY * len(x):
+            return
+        low, high = self._bounds[:, i]
+        for side, last in ((0, 0), (1, self._bins[i] - 1)):
+            gap = np.subtract(x, self._ends[side, i], out=room)
+            if not side:
+                np.negative(gap, out=gap)
+            far = gap > 0.0
+            n = np.count_nonzero(far)
+            if n <= _MANY * len(x):
+                continue
+            gap *= self._unit[i]
+            np.clip(gap, 0.0, TAIL_LIMIT, out=gap)
+            np.rint(gap, out=gap)
+            total = gap.sum()  # of whole numbers, and below 2^53: exact
+            made.excess[i, side] += int(total if total >= 0 else np.nansum(gap))
+            made.slots[i * self._width + last] += n
+            if self._bounded:
+                made.outside[i] += np.count_nonzero(far & ((x < low) | (x > high)))
+            slot *= ~far
 
     def _compare(self, made: _Counted) -> None:
         """Count what was put by."""

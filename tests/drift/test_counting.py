@@ -106,6 +106,19 @@ def test_many_rows_of_columns_of_all_shapes_are_counted_by_the_edges_alone() -> 
         assert found.tolist() == expected.tolist(), column.name
 
 
+@pytest.mark.parametrize(("times", "plus"), [(1, 3), (1, -9), (10, 0)])
+def test_columns_that_moved_out_of_their_range_are_counted_by_the_edges_alone(times: float, plus: float) -> None:
+    rng, n, bins = np.random.default_rng(4), 700, 64
+    with np.errstate(over="ignore"):
+        made = {shape: np.asarray(make(rng, 3000), float) for shape, make in SHAPES.items()}
+        columns = [of_numbers(shape, x, bins, low=float(x.min()), high=float(x.max())) for shape, x in made.items()]
+        rows = [np.where(rng.random(n) < 0.1, np.nan, x[:n] * times + plus * x.std()) for x in made.values()]
+    counts, tails, outside = Stack(columns, bins + EXTRA).count(rows)
+    for i, column in enumerate(columns):
+        expected = one_by_one(column, rows[i].tolist(), bins + EXTRA)
+        assert (counts[i].tolist(), tails[i].tolist(), outside[i]) == expected, column.name
+
+
 @given(st.lists(st.floats(allow_infinity=False, width=32), min_size=1, max_size=200), st.integers(8, 128))
 @settings(deadline=None)
 def test_number_bins_count_every_value_once_and_leave_the_outer_bins_open(values: list[float], bins: int) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from drift import binary
 from drift.reference import Reference
 from drift.streams import Model, model
+from drift.telemetry import LEAST_PERIODS
 
 F64 = NDArray[np.float64]
 
@@ -220,6 +221,7 @@ class Detector:
         fleet, self.share = self._together(_whitened(m.ordinary, m.ordinary_period, m.ordinary_site, link))
         self.fleet_tails = self._tails(fleet)
         periods = np.unique(m.ordinary_period)
+        self._jumps = _rarest(len(periods)), _rarest(len(m.ordinary))
         self._link = np.stack((_autocorrelation(fleet, periods, np.zeros_like(periods), m.days), link))
 
     @property
@@ -264,12 +266,14 @@ class Detector:
             joined = np.where(n > 1, mean / np.sqrt(self.share + (1 - self.share) / n), np.nan)
         return joined.astype(np.float32)
 
-    def normal(self, scores: NDArray[np.float32], tails: tuple[Tail, Tail]) -> NDArray[np.float32]:
-        """Normal scores of standard ones [n, streams], 0 for NaN."""
+    def normal(self, scores: NDArray[np.float32], tails: tuple[Tail, Tail], jump: float) -> NDArray[np.float32]:
+        """Normal scores of standard ones [n, streams], 0 for NaN; those of shapes at most `jump`."""
         scores = np.where(np.isnan(scores), np.float32(0), scores)
         made = np.empty(scores.shape, np.float32)
         for pick, tail in ((self.signed, tails[0]), (~self.signed, tails[1])):
             made[:, pick] = tail(scores[:, pick])
+        shapes = made[:, self.model.layout.shapes]
+        np.minimum(shapes, np.float32(jump), out=shapes)
         return made
 
     def step(self, state: State, sites: Sequence[str], scored: tuple[F64, F64], period: int, limit: float) -> State:
@@ -286,7 +290,12 @@ class Detector:
         mean = self.fleet(np.where(known, own, np.float32(np.nan)))
         all_of, kept_of_all = self._fresh(mean[None], stored[:, :1], gap[:1], days, self._link[0])
         seen = ~np.isnan(np.concatenate((all_of, own))) & self.model.active
-        z = np.concatenate((self.normal(all_of, self.fleet_tails), self.normal(own, self.site_tails)))
+        z = np.concatenate(
+            (
+                self.normal(all_of, self.fleet_tails, self._jumps[0]),
+                self.normal(own, self.site_tails, self._jumps[1]),
+            )
+        )
         alone = np.log(limit * 6 / np.maximum(self.weights(len(state.sites))[rows], 1e-12))
         most = np.minimum(_code(alone + _BEYOND_ALARM), 255.0).astype(np.float32)
         codes = state.evidence[rows]
@@ -365,6 +374,15 @@ class Detector:
 _UP, _DOWN = (np.array(x, np.float32) / 3 for x in ((1, 1, 1, 0, 0, 0), (0, 0, 0, 1, 1, 1)))
 _BETS = (np.concatenate((SIZES, -SIZES)) * _STEP).astype(np.float32)
 _COST = (np.concatenate((SIZES, SIZES)) ** 2 / 2 * _STEP).astype(np.float32)
+
+
+def _rarest(windows: int) -> float:
+    """How far a shape may jump in one window: the normal score of one in `windows` + 1.
+
+    A mean over rows has a tail that can be foretold. The share of what is missing or new has none: an outage, never
+    seen in that many windows, may still be as frequent as that, of any size, and many rows at once.
+    """
+    return float(_normal_score(-np.log(np.array([max(windows, LEAST_PERIODS) + 1.0])))[0])
 
 
 def _autocorrelation(scores: F64, period: NDArray[np.int64], site: NDArray[np.int64], days: int) -> F64:

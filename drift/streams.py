@@ -48,6 +48,11 @@ class Layout:
     def streams(self) -> int:
         return self.columns * 3 + 3
 
+    @property
+    def shapes(self) -> slice:
+        """Where the streams of shapes are."""
+        return slice(2 * self.columns, 3 * self.columns)
+
     @cached_property
     def kinds(self) -> NDArray[np.int64]:
         """Of each stream: 0 feature, 1 prediction, 2 label, 3 performance."""

@@ -76,6 +76,7 @@ class Faults:
         self._chances = dict(chances or {})
         self._plan = dict(plan or {})
         self._clock = clock
+        self._made = 0
         self._lock = threading.Lock()
         unknown = {*self._chances, *self._plan.values()} - set(get_args(Fault))
         if unknown or sum(self._chances.values()) > 1.0:
@@ -91,7 +92,8 @@ class Faults:
     def call(self, port: str, method: str, done: Callable[..., Any], args: tuple[Any, ...], named: Any) -> Any:
         """Do one call of a port, with the fault that is its turn."""
         with self._lock:
-            number = len(self.calls)
+            number = self._made
+            self._made += 1
             random = Random(f"{self._seed}/{number}")
             fault = self._plan.get(number) or self._by_chance(random)
             if fault == "reorder" and method not in _ORDERLESS:

@@ -1,5 +1,8 @@
 """python -m bench [NAME ...]: every benchmark, or those named; --full for what takes hours.
 
+chaos, soak, load, fuzz and disk run when they are named: they prove what docs/guarantees.md promises, and exit with 1
+where that does not hold.
+
 Where Evidently, NannyML and river are needed they are installed once, into build/bench-peers; where they cannot be had,
 that is said and the rest goes on.
 """
@@ -16,6 +19,8 @@ from importlib.metadata import version
 from typing import Any
 
 from bench import accuracy, alarms, check, extra, first, fold, growth, layers, page, radius, rollout, start, wire, world
+
+Proof = Callable[[argparse.Namespace], tuple[list[str], bool]]
 
 
 def _fold(full: bool) -> None:
@@ -184,25 +189,78 @@ BENCHES: dict[str, Callable[[bool], None]] = {
 }
 
 
+# --- proofs: the lines to print, and whether the promise holds
+
+
+def _chaos(said: argparse.Namespace) -> tuple[list[str], bool]:
+    from bench import chaos
+
+    found = chaos.run(said.kills, said.seed, said.minutes)
+    return chaos.show(found), not found["wrong"]
+
+
+def _soak(said: argparse.Namespace) -> tuple[list[str], bool]:
+    from bench import soak
+
+    found = soak.run(said.minutes, said.seed)
+    return soak.show(found), not (found["wrong"] or found["grew"])
+
+
+def _load(said: argparse.Namespace) -> tuple[list[str], bool]:
+    from bench import load
+
+    found = load.run(said.pace, said.seconds)
+    return load.show(found), not found["wrong"]
+
+
+def _fuzz(said: argparse.Namespace) -> tuple[list[str], bool]:
+    from bench import fuzz
+
+    found = fuzz.run(said.cases, said.seed)
+    return fuzz.show(found), not found.crashes
+
+
+def _disk(said: argparse.Namespace) -> tuple[list[str], bool]:
+    from bench import disk
+
+    found = disk.run()
+    return disk.show(found), not found["wrong"]
+
+
+PROOFS: dict[str, Proof] = {"chaos": _chaos, "soak": _soak, "load": _load, "fuzz": _fuzz, "disk": _disk}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help=", ".join(BENCHES))
+    parser.add_argument("names", nargs="*", help=", ".join([*BENCHES, *PROOFS]))
     parser.add_argument("--full", action="store_true", help="the whole of alarms, delay and rollout: hours")
+    parser.add_argument("--seed", type=int, default=0, help="of chaos, soak and fuzz")
+    parser.add_argument("--kills", type=int, default=1000, help="of chaos")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of soak, and the most that chaos takes")
+    parser.add_argument("--pace", type=float, default=200.0, help="of load: batches a second")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of load")
+    parser.add_argument("--cases", type=int, default=1_000_000, help="of fuzz")
     said = parser.parse_args()
-    if unknown := [n for n in said.names if n not in BENCHES]:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    if unknown := [n for n in said.names if n not in BENCHES and n not in PROOFS]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join([*BENCHES, *PROOFS])}")
     warnings.simplefilter("ignore")
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, "
         f"numpy {version('numpy')}; processor time"
     )
+    holds = True
     for name in said.names or BENCHES:
         print(name, flush=True)
+        if name in PROOFS:
+            lines, held = PROOFS[name](said)
+            print("\n".join(f"  {line}" for line in lines), flush=True)
+            holds = holds and held
+            continue
         try:
             BENCHES[name](said.full)
         except extra.Missing as missing:
             print(f"  not measured: {missing}")
-    return 0
+    return 0 if holds else 1
 
 
 if __name__ == "__main__":

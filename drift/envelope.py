@@ -565,6 +565,8 @@ def _careful(text: bytes, schema: Schema) -> _Envelope:
         head = msgspec.convert(whole, _CarefulHead)
     except msgspec.ValidationError as error:
         raise _mistyped(error) from None
+    except UnicodeEncodeError as error:
+        raise BadBatch("holds a lone surrogate") from error
     for name in _Head.__struct_fields__:
         if isinstance(value := getattr(head, name), str) and not _encodable(value):
             raise BadBatch("holds a lone surrogate", name)

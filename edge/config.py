@@ -90,7 +90,7 @@ def parse(data: bytes, folder: Path, name: str) -> Config:
     """As `load`, from the file's bytes; its paths are relative to `folder`."""
     try:
         config = msgspec.json.decode(data, type=Config)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(str(error), name) from error
     names = [site.name for site in config.sites]
     if len(set(names)) < len(names):

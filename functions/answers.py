@@ -23,6 +23,7 @@ _TITLES = {
     413: "Too large",
     415: "Unsupported media type",
     422: "Refused",
+    429: "Too many",
     500: "Not working",
     503: "Try again later",
 }

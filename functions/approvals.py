@@ -133,7 +133,7 @@ def _given(req: func.HttpRequest) -> Given | None:
             if len(dict(pairs)) < len(pairs):
                 return None
             found = msgspec.convert(dict(pairs), type=Given)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return found
 

@@ -95,7 +95,7 @@ def _take(event: dict[str, Any]) -> bool:
             .get("eventGridTrigger")
             .decode(Datum(msgspec.json.encode(_cloud_event(event)).decode(), "json"), trigger_metadata={})
         )
-    except ValueError as problem:
+    except (ValueError, TypeError) as problem:
         wire.quarantine("events", msgspec.json.encode(event), f"not an event: {problem}")
         return False
     HANDLERS[name](message)

@@ -133,7 +133,7 @@ def _collected(fetch: Fetch) -> Callable[[bytes], list[Any]]:
 def _json(data: bytes) -> Any:
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ValueError(str(problem)) from problem
     return found
 

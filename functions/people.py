@@ -141,7 +141,7 @@ def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], obje
         return answers.problem(415, "send application/json")
     try:
         asked = msgspec.json.decode(req.get_body(), type=Asked)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         return answers.problem(400, f'expected {{"reason": "..."}}: {problem}')
     if wrong := unfit(asked.reason):
         return answers.problem(422, wrong)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import typing
 from uuid import uuid4
 
 import azure.functions as func
 
 from drift.telemetry import MAX_BYTES
-from functions import answers, host, wire
+from functions import answers, host, rates, wire
 from triggers.errors import Misconfigured, Refused, Retry
 from triggers.ports import Message
 
@@ -20,13 +21,15 @@ log = logging.getLogger("driftloop")
 @door.route("telemetry", methods=["POST"])
 def accept_telemetry(req: func.HttpRequest) -> func.HttpResponse:
     """One batch in; 202 when it is durable. What is wrong with it is found when it is counted: it is quarantined then,
-    with the reason. What only we cannot take now is 503."""
+    with the reason. What only we cannot take now is 503; what is above the site's rate, 429."""
     payload = req.get_body()
     if len(payload) > MAX_BYTES:
         return answers.problem(413, f"a batch has at most {MAX_BYTES} bytes, not {len(payload)}")
     if not payload:
         return answers.problem(400, "a batch has a body")
     try:
+        if seconds := rates.wait(host.ports(), payload):
+            return answers.problem(429, "above the site's rate", {"Retry-After": str(math.ceil(seconds))})
         host.ports().bus.send("telemetry", [Message(id=str(uuid4()), body=payload)])
     except (Misconfigured, Retry) as later:
         return answers.problem(503, str(later))

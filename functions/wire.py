@@ -87,7 +87,7 @@ def change(data: Any) -> Change:
         if isinstance(data, bytes):
             return msgspec.json.decode(data, type=Change)
         return msgspec.convert(data, type=Change)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise Refused(f"not a deployment request: {problem}") from problem
 
 

@@ -53,7 +53,7 @@ def decode_as(data: bytes, as_type: Any, wanted: str) -> Any:
         for version in range(stored.v, VERSION):
             body = MIGRATIONS.get((wanted, version), _same)(body)
         return msgspec.convert(body, type=as_type)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise Refused(f"not a {wanted}: {problem}", kind=wanted) from problem
 
 

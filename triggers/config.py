@@ -176,6 +176,7 @@ class Telemetry(Section, frozen=True, kw_only=True):
     lateness: batches that are older are put into quarantine
     settle: a window is assessed this long after its end
     silence: a site that sends nothing for so long is reported
+    rate: batches that a site may send over HTTP; what comes above that is told when to come again
     uploads: files that sites upload
     logs: tables of Log Analytics workspaces
     """
@@ -184,6 +185,7 @@ class Telemetry(Section, frozen=True, kw_only=True):
     lateness: Duration = "30d"
     settle: Duration = "6h"
     silence: Duration = "2d"
+    rate: Rate = "36000 per hour"
     uploads: tuple[Upload, ...] = ()
     logs: tuple[Logs, ...] = ()
 

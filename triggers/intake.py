@@ -139,6 +139,15 @@ def _admit(
         raise _Bad(f"begins at {envelope.iso(header.start)}, later than {loop.telemetry.lateness}: use backfill")
 
 
+def proven(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -> bool:
+    """Whether the batch bears the signature of a key of the site that it names."""
+    try:
+        _verify(ports, payload, header, site)
+    except (_Bad, envelope.BadBatch, Refused):
+        return False
+    return bool(site.keys)
+
+
 def _verify(ports: Ports, payload: bytes, header: envelope.Header, site: Site) -> None:
     if not site.keys:
         return

@@ -14,6 +14,7 @@ from uuid import uuid4
 from adapters.local.clock import micros, moment
 from adapters.local.database import Database
 from adapters.queues import SESSIONS, check, known
+from triggers.errors import Retry
 from triggers.ports import Clock, Message, Queue
 
 _MESSAGE = "sequence, queue, id, session, properties, sent, deliveries"
@@ -89,20 +90,26 @@ class SqliteBus:
         lock: timedelta = timedelta(seconds=60),
         deliveries: int = 10,
         duplicates: timedelta = timedelta(minutes=10),
+        most: int = 100_000,
     ) -> None:
-        """`deliveries` is how often a message is tried, `duplicates` how long an id is remembered."""
+        """`deliveries` is how often a message is tried, `duplicates` how long an id is remembered, `most` how many
+        batches of telemetry may wait: more are not taken (Retry), so that a disk cannot fill up with them."""
         self._database = database
         self._clock = clock
         self._lock = lock // timedelta(microseconds=1)
         self._deliveries = deliveries
         self._window = duplicates // timedelta(microseconds=1)
-        self._forgotten = 0
+        self._most = most
+        self._looked = self._forgotten = 0
+        self._full = False
         self._owner = str(uuid4())
         database.define(_TABLES)
 
     def send(self, queue: Queue, messages: Sequence[Message]) -> None:
         """All or nothing, in this order. Refuses an unknown queue, a missing session, ids and bodies too large."""
         check(queue, messages)
+        if queue == "telemetry":
+            self._refuse_more()
         if messages:
             self._database.write(partial(self._send, queue, messages, self._now()))
 
@@ -190,6 +197,14 @@ class SqliteBus:
 
     def _now(self) -> int:
         return micros(self._clock.now())
+
+    def _refuse_more(self) -> None:
+        """Counting takes its time: each second once, so that some more than `most` may get in."""
+        now = self._now()
+        if not 0 <= now - self._looked < 1_000_000:
+            self._looked, self._full = now, self.pending("telemetry") >= self._most
+        if self._full:
+            raise Retry(f"{self._most} batches wait to be counted: no more are taken now")
 
     def _send(self, queue: str, messages: Sequence[Message], now: int, connection: sqlite3.Connection) -> None:
         self._forget(connection, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,8 @@ from triggers.errors import Misconfigured, NotFound
 
 T = TypeVar("T", Loop, Fleet)
 _Stamp = tuple[int, int, int]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""What loop.yaml lets a loop be called; nothing else is looked for."""
 
 log = logging.getLogger("driftloop.config")
 
@@ -40,10 +43,9 @@ class FileConfigs:
         return _read(self._path(name, "fleet.yaml"), self._fleets, parse_fleet)
 
     def _path(self, name: str, file: str) -> Path:
-        path = self._folder / name / file
-        if path.parent.parent != self._folder or name in ("", ".", ".."):
-            raise NotFound(f"no loop {name!r}", loop=name)
-        return path
+        if not _NAME.fullmatch(name):
+            raise NotFound(f"no loop {name[:100]!r}", loop=name[:100])
+        return self._folder / name / file
 
 
 def _read(path: Path, kept: dict[Path, tuple[_Stamp, T]], parse: Callable[[str, str], T]) -> T:

@@ -19,15 +19,16 @@ from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from adapters.local.uploads import FileUploads
 from adapters.signatures import Ed25519
+from adapters.together import Threads
 from adapters.verified import Verified
-from triggers.ports import Clock, Ports
+from triggers.ports import Clock, Ports, in_turn
 
 
 class Local:
     """All the adapters of one state folder.
 
-    Where a virtual start was ever given, its clock is virtual from then on. Nothing begins before it is asked for: who
-    hosts the app lets `jobs` recover.
+    Where a virtual start was ever given, its clock is virtual from then on, and one thing happens after the other.
+    Nothing begins before it is asked for: who hosts the app lets `jobs` recover.
     """
 
     def __init__(self, state: Path | str, virtual: datetime | None = None) -> None:
@@ -41,7 +42,7 @@ class Local:
         self.blobs = FileBlobs(self.state / "blobs")
         self.jobs = ProcessJobs(self.state, self.topic, self.clock)
         self.people = LocalPeople(self.state / "keys" / "people.key")
-        configs = FileConfigs(self.state)
+        configs, self._threads = FileConfigs(self.state), Threads()
         self.ports = Ports(
             store=self.store,
             blobs=self.blobs,
@@ -55,9 +56,11 @@ class Local:
             clock=self.clock,
             configs=configs,
             uploads=FileUploads(self.state / "uploads"),
+            together=self._threads if isinstance(self.clock, SystemClock) else in_turn,
         )
 
     def close(self) -> None:
+        self._threads.close()
         self.jobs.close(kill=True)
         self.database.close()
 

@@ -23,6 +23,7 @@ from adapters.queues import QUEUES, SESSIONS
 from cli.host import decode, timers
 from cli.host.app import AppError, Function, HostJson, index, read_host_json
 from cli.host.http import Answer, BadPath, Router, Server, path_of, problem
+from functions.answers import SECURITY
 from triggers.errors import DriftloopError, Retry
 from triggers.ports import Clock, Put, Store
 
@@ -258,7 +259,7 @@ class Host:
         if function is None:
             page = f"/{self.json.route_prefix}/ui/"
             if path_of(url) == "/" and self._router.match("GET", page).function:
-                return 302, [("location", page)], b""
+                return 302, [*SECURITY.items(), ("location", page)], b""
             return _without_function(method, match.allowed)
         value = partial(decode.request, method, url, headers, match.params, body)
         answer, error = self._invoke(function, value, f"{method} {path_of(url)}")
@@ -341,7 +342,7 @@ def _without_function(method: str, allowed: Sequence[str]) -> Answer:
         return problem(404)
     more = ("HEAD", "OPTIONS") if "GET" in allowed else ("OPTIONS",)
     allow = ("allow", ", ".join(dict.fromkeys((*allowed, *more))))
-    return (204, [allow], b"") if method == "OPTIONS" else problem(405, headers=[allow])
+    return (204, [*SECURITY.items(), allow], b"") if method == "OPTIONS" else problem(405, headers=[allow])
 
 
 def _complain(function: Function, about: str, error: Exception) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cli.host.app import METHODS, AppError, Function
+from functions.answers import SECURITY
 from triggers.errors import Refused
 
 log = logging.getLogger("driftloop.host")
@@ -143,11 +144,15 @@ Handle = Callable[[str, str, Mapping[str, str], bytes], Answer]
 
 
 def problem(status: int, detail: str = "", headers: Sequence[tuple[str, str]] = ()) -> Answer:
-    """An RFC 9457 answer."""
+    """An RFC 9457 answer, with the headers that every answer has."""
     said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if detail:
         said["detail"] = detail
-    return status, [("content-type", "application/problem+json"), *headers], json.dumps(said).encode()
+    return (
+        status,
+        [("content-type", "application/problem+json"), *SECURITY.items(), *headers],
+        json.dumps(said).encode(),
+    )
 
 
 class Server(ThreadingHTTPServer):

@@ -57,8 +57,8 @@ param dailyCapGb int = 1
 param alwaysReady int = 0
 @description('Who is told when something is wrong; empty: nobody.')
 param alertEmails array = []
-@description('Where the runbooks are to be read; a page on the web makes links of it.')
-param runbooks string = 'docs/runbooks.md'
+@description('Address of docs/runbooks.md, as cards and alerts link it; empty: alerts name the file, cards nothing.')
+param runbooks string = ''
 @description('Of a month, in the currency of the subscription; 0: none.')
 param budget int = 0
 @description('First day of the month in which the budget is first deployed.')
@@ -379,6 +379,8 @@ var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
   TokenAudience: '${signInClientId}, api://${signInClientId}'
 }, empty(publicUrl) ? {} : {
   PublicUrl: publicUrl
+}, empty(runbooks) ? {} : {
+  Runbooks: runbooks
 }, empty(teamsWorkflowUrl) ? {} : {
   TeamsWorkflowUrl: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=teams-workflow-url)'
 }, empty(uploadsId) ? {} : {
@@ -509,7 +511,7 @@ module alerts 'modules/alerts.bicep' = if (!empty(alertEmails)) {
     insightsId: insights.outputs.id
     budget: budget
     budgetStart: budgetStart
-    runbooks: runbooks
+    runbooks: empty(runbooks) ? 'docs/runbooks.md' : runbooks
   }
 }
 

@@ -234,6 +234,13 @@ class Settings:
         secret=True,
     )
     public_url = Setting("PublicUrl", "where people reach the app, in the links of cards", https, "")
+    runbooks = Setting(
+        "Runbooks",
+        "where docs/runbooks.md is to be read: each card links its part of it; empty: none does",
+        https,
+        "",
+        example="https://github.com/ORG/REPO/blob/main/docs/runbooks.md",
+    )
     host_name = Setting("WEBSITE_HOSTNAME", "App Service says here what the app is called", text, "localhost")
     topic = Setting(
         "EventGrid__topicEndpointUri",

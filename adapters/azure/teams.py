@@ -47,7 +47,7 @@ class TeamsNotifier:
         url = self._settings.teams
         if not url:
             return
-        body = message(card, self._settings.origin)
+        body = message(card, self._settings.origin, self._settings.runbooks)
         note = hashlib.sha256(json.dumps([card.get("id"), body.decode()]).encode()).hexdigest()
         if self._store.get(POSTED, note):
             return
@@ -85,10 +85,10 @@ class Everywhere:
             notifier.tell(card)
 
 
-def message(card: Mapping[str, Any], origin: str) -> bytes:
+def message(card: Mapping[str, Any], origin: str, runbooks: str = "") -> bytes:
     """What a Workflow posts to the channel: one Adaptive Card, cut until it fits. `origin` is the app's address."""
     for most in (2000, 600, 120):
-        content = adaptive(card, origin, most)
+        content = adaptive(card, origin, runbooks, most)
         kind = "application/vnd.microsoft.card.adaptive"
         attachment = {"contentType": kind, "contentUrl": None, "content": content}
         body = json.dumps({"type": "message", "attachments": [attachment]}, ensure_ascii=False).encode()
@@ -97,8 +97,11 @@ def message(card: Mapping[str, Any], origin: str) -> bytes:
     return body
 
 
-def adaptive(card: Mapping[str, Any], origin: str, most: int = 2000) -> dict[str, Any]:
-    """The card as Adaptive Card 1.4. Words are shown as they are: nothing in them is markup or a link."""
+def adaptive(card: Mapping[str, Any], origin: str, runbooks: str = "", most: int = 2000) -> dict[str, Any]:
+    """The card as Adaptive Card 1.4. Words are shown as they are: nothing in them is markup or a link.
+
+    `runbooks` is the address of docs/runbooks.md; empty: the card does not link its part of it.
+    """
     kind = str(card.get("kind", ""))
     outcome = kind.removeprefix("run-")
     colour = "accent" if kind in _WORDS else _COLOURS.get(outcome, "attention")
@@ -125,8 +128,16 @@ def adaptive(card: Mapping[str, Any], origin: str, most: int = 2000) -> dict[str
         "type": "AdaptiveCard",
         "version": "1.4",
         "body": body,
-        "actions": [{"type": "Action.OpenUrl", "title": "Look, and answer" if ask else "Look", "url": url}],
+        "actions": [
+            {"type": "Action.OpenUrl", "title": "Look, and answer" if ask else "Look", "url": url},
+            *_what_to_do(runbooks, kind),
+        ],
     }
+
+
+def _what_to_do(runbooks: str, kind: str) -> list[dict[str, Any]]:
+    url = f"{runbooks}#{_quoted(kind)}"
+    return [{"type": "Action.OpenUrl", "title": "What to do", "url": url}] if runbooks else []
 
 
 def _text(text: str, **style: str) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def test_a_card_is_one_of_version_1_4(card: dict[str, Any]) -> None:
 
 
 def test_what_is_opened_is_the_page_that_answers_with_post() -> None:
+    _, what_to_do = adaptive(APPROVAL, ORIGIN, "https://git.example.com/runbooks.md")["actions"]
+    assert what_to_do["url"] == "https://git.example.com/runbooks.md#approval"
     [action] = adaptive(APPROVAL, ORIGIN)["actions"]
     assert action["url"] == "https://loop.example/api/approvals/flights.2013-04-12.1"
     [action] = adaptive(VERIFIED, ORIGIN)["actions"]

@@ -38,6 +38,7 @@ def made() -> Mapping[str, tuple[list[Resource], dict[str, Any]]]:
         given |= {"teamsWorkflowUrl": "https://example.com/workflow", "publicUrl": "https://loop.example.com"}
         given |= {"signInClientId": "11111111-2222-3333-4444-555555555555", "uploadsId": UPLOADS}
         given |= {"clusterIds": [CLUSTER], "gitUrl": "https://git.example.com/fleet", "gitToken": "token"}
+        given |= {"runbooks": "https://git.example.com/runbooks.md"}
         given |= {"iotHubId": HUB, "siteImage": "registry.example.com/driftloop-edge:1"}
         found[name] = template.run(given)
     return found
@@ -159,7 +160,7 @@ def test_every_alert_links_its_runbook(made: Any) -> None:
     rules = [r for r in made["prod"][0] if r.type.endswith(("/metricAlerts", "/scheduledQueryRules"))]
     assert len(rules) == 6
     for r in rules:
-        runbook = r.body["properties"]["description"].removeprefix("What to do: docs/runbooks.md#")
+        runbook = r.body["properties"]["description"].removeprefix("What to do: https://git.example.com/runbooks.md#")
         assert r.body["name"].endswith(f"-{runbook}")
 
 
@@ -259,10 +260,11 @@ ADAPTERS = {
 PORTS = {
     "configs": {"config"},
     "blobs": {"blobs", "container"},
+    "tables": {"tables"},
     "workspace": {"workspace"},
     "sites": {"site_ingest", "datastore", "git", "git_branch", "git_token", "hub", "image"},
 }
-"""What adapters/azure/profile.py hands to an adapter, which does not read the settings itself."""
+"""What profile.py and rest.py of adapters/azure hand to an adapter, which does not read the settings itself."""
 
 LEFT = {
     *("Storage", "ServiceBus", "EventGridKey"),  # for emulators

@@ -17,6 +17,8 @@ param closed bool = false
 param addresses string = '10.40'
 @description('Client id of the Entra app that people sign in to; empty: nobody can, so nobody can approve.')
 param signInClientId string = ''
+@description('App roles or group ids whose people may look; empty: everybody who signs in.')
+param readRoles string = ''
 @description('App roles or group ids whose people may approve.')
 param approveRoles string = 'approve'
 @description('App roles or group ids whose people may operate.')
@@ -379,6 +381,8 @@ var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
   TokenAudience: '${signInClientId}, api://${signInClientId}'
 }, empty(publicUrl) ? {} : {
   PublicUrl: publicUrl
+}, empty(readRoles) ? {} : {
+  ReadRoles: readRoles
 }, empty(runbooks) ? {} : {
   Runbooks: runbooks
 }, empty(teamsWorkflowUrl) ? {} : {

@@ -52,11 +52,22 @@ class Schema(msgspec.Struct, frozen=True):
     features: tuple[Feature, ...]
 
 
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """The table that is the holdout, by its sha256; the sites that it is of, its rows, and their time (ISO)."""
+
+    sha256: str
+    sites: tuple[str, ...]
+    rows: int
+    start: str = msgspec.field(name="from")
+    end: str = msgspec.field(name="to")
+
+
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """Where a candidate comes from: its run, what it replaces, the training window (ISO) and its rows by site; rows
     that were left out because their site has too large a share, or for another reason; sites that have no rows to give;
-    the batches, how many and the sha256 of the record of each one's rows, and those with `outlying` rows; who wrote
-    it."""
+    the batches, how many and the sha256 of the record of each one's rows, and those with `outlying` rows; digests of
+    the training code with what stands beside it, of its settings, and of the model's outline (edge.safety); who wrote
+    it; the rows that were frozen to judge it and what follows it by."""
 
     run: str = ""
     parent: str | None = None
@@ -71,8 +82,11 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     provenance: str = ""
     outlying: dict[str, int] = {}
     code: str = ""
+    settings: str = ""
+    architecture: str = ""
     environment: str = ""
     authors: tuple[str, ...] = ()
+    holdout: Frozen | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

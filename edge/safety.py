@@ -5,7 +5,8 @@ Only known operators run at a site, and a model is one file: no custom domains, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 
 from edge.errors import BadCandidate
 
@@ -56,6 +57,25 @@ def check(model: bytes) -> None:
         raise BadCandidate(f"is not an ONNX model: {error}", "model.onnx") from error
     if not graphs:
         raise BadCandidate("is not an ONNX model: it holds no graph", "model.onnx")
+
+
+def outline(model: bytes) -> str:
+    """sha256 of what a model is built of: its operators in order, and the shapes of its tensors, not what they hold.
+
+    Raises IndexError or ValueError where it is no ONNX model.
+    """
+    found = sha256()
+    _draw(memoryview(model), "model", found.update)
+    return found.hexdigest()
+
+
+def _draw(message: memoryview, kind: str, write: Callable[[bytes], None]) -> None:
+    for number, value in _fields(message):
+        if (kind, number) in (("node", 4), ("node", 7), ("tensor", 1)):
+            said = bytes(value) if isinstance(value, memoryview) else str(value).encode()
+            write(f"{kind} {number} {len(said)} ".encode() + said)
+        elif number in _CHILDREN[kind] and isinstance(value, memoryview) and _CHILDREN[kind][number] in _CHILDREN:
+            _draw(value, _CHILDREN[kind][number], write)
 
 
 def _walk(message: memoryview, kind: str, depth: int) -> int:

@@ -90,7 +90,10 @@ def _registered(ports: Ports, said: Said) -> None:
         return
     window = (tags["from"], tags["to"]) if {"from", "to"} <= tags.keys() else None
     authors = tuple(a.strip() for tag in ("author", "authors") for a in tags.get(tag, "").split(",") if a.strip())
-    loop.registered(ports, name, f"azureml:{name}:{version}", tags.get("by", "the registry"), window, authors)
+    model = f"azureml:{name}:{version}"
+    if (registrar := ports.jobs.author(model)) and registrar not in authors:
+        authors = (*authors, registrar)  # whatever the tags say
+    loop.registered(ports, name, model, tags.get("by") or registrar or "the registry", window, authors)
 
 
 def _labelled(ports: Ports, said: Said) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import field
 
+from edge.candidate import Frozen
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """`loop` is the path of loop.yaml, `blobs` the folder of the blob store; `sites` null means all of them.
@@ -39,6 +41,7 @@ class Train(Spec, frozen=True, kw_only=True, tag="train"):
     asked to sign. `settings` go over `training.settings` of loop.yaml. With `model`, the path of a model.onnx that
     somebody else made, nothing is trained: it becomes a candidate with a reference of these rows. What it was trained
     on is then `trained_from` to `trained_to`; where that is not said, any row may have been seen. `authors` wrote it.
+    `holdout` is what an earlier training has frozen.
     """
 
     start: datetime | None = field(name="from")
@@ -50,6 +53,7 @@ class Train(Spec, frozen=True, kw_only=True, tag="train"):
     trained_from: datetime | None = None
     trained_to: datetime | None = None
     authors: tuple[str, ...] = ()
+    holdout: Frozen | None = None
 
 
 class Evaluate(Spec, frozen=True, kw_only=True, tag="evaluate"):

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge import safety
 from edge.bundle import ORCHESTRATE
-from edge.candidate import Lineage, Manifest
+from edge.candidate import Frozen, Lineage, Manifest
 from jobs import behaviour, extra, provenance, specs, trials
 from jobs import table as tables
 from jobs.assemble import Assembled, assemble, joined
@@ -50,6 +51,7 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     loop = _loop(spec)
     found = _rows(spec, loop, spec.start, spec.end)
+    frozen, found = extra.freeze(loop, found.table, spec.holdout, _blobs(spec)), extra.without_frozen(loop, found)
     keep, capped = found.table.within(loop.training.site_share)
     _say_capped(capped)
     rows = found.table.take(keep)
@@ -63,7 +65,7 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     tables.write(labelled, data)
     script = _script(spec, loop.training.script)
     if spec.model:
-        lineage = _made_elsewhere(spec, out)
+        lineage = _made_elsewhere(spec, out, frozen)
     else:
         _say(f"training on {len(labelled):,} labelled rows of {len(rows):,}")
         _run(script or "jobs.train", "--data", data, "--loop", told, "--out", out)
@@ -81,9 +83,12 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
             without_rows=found.without_rows,
             left_out=dict(found.left_out),
             **({} if found.batches is None else _provenance(labelled, found.batches[keep][known], _blobs(spec))),
-            code=hashlib.sha256((script or ROOT / "jobs/train.py").read_bytes()).hexdigest(),
+            code=_code(script or ROOT / "jobs/train.py"),
+            settings=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
+            architecture=_architecture(out),
             environment=environment(),
             authors=spec.authors,
+            holdout=frozen,
         )
     _say("packaging")
     key = Path(spec.key).read_bytes() if spec.key else None
@@ -99,6 +104,28 @@ def _train(spec: specs.Train, work: Path) -> dict[str, Any]:
     }
 
 
+def _code(script: Path) -> str:
+    """sha256 of a script, and of the modules and packages beside it that it may import."""
+    home = script.parent
+    beside = {*home.glob("*.py"), *(p for init in home.glob("*/__init__.py") for p in init.parent.rglob("*.py"))}
+    found = hashlib.sha256(script.read_bytes())
+    for path in sorted(beside - {script}) if home != ROOT / "jobs" else ():
+        data = path.read_bytes()
+        found.update(f"\0{path.relative_to(script.parent).as_posix()}\0{len(data)}\0".encode() + data)
+    return found.hexdigest()
+
+
+def _architecture(out: Path) -> str:
+    """Of all models in a folder, by name; empty where one of them cannot be read, which packaging refuses."""
+    found = hashlib.sha256()
+    try:
+        for path in sorted(out.glob("*.onnx")):
+            found.update(f"{path.name} {safety.outline(path.read_bytes())}\n".encode())
+    except (IndexError, ValueError):
+        return ""
+    return found.hexdigest()
+
+
 def _provenance(rows: Table, batches: provenance.Batches, blobs: Blobs) -> dict[str, Any]:
     """What the lineage says of the batches that were trained on; their record goes into the blob store."""
     data = provenance.record(rows, batches)
@@ -110,7 +137,7 @@ def _provenance(rows: Table, batches: provenance.Batches, blobs: Blobs) -> dict[
     return {"batches": counted, "provenance": hashlib.sha256(data).hexdigest(), "outlying": odd}
 
 
-def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
+def _made_elsewhere(spec: specs.Train, out: Path, frozen: Frozen | None) -> Lineage:
     """The model of somebody else in `out`, and what is known of its training."""
     path = Path(spec.model or "")
     found = [path] if path.is_file() else sorted(path.rglob("*.onnx"))
@@ -120,7 +147,7 @@ def _made_elsewhere(spec: specs.Train, out: Path) -> Lineage:
     shutil.copyfile(found[0], out / "model.onnx")
     known = spec.trained_from is not None and spec.trained_to is not None
     start, end = (_iso(t) if t is not None and known else "" for t in (spec.trained_from, spec.trained_to))
-    return Lineage(run=spec.run, parent=spec.parent, start=start, end=end, authors=spec.authors)
+    return Lineage(run=spec.run, parent=spec.parent, start=start, end=end, authors=spec.authors, holdout=frozen)
 
 
 def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
@@ -139,7 +166,7 @@ def _evaluate(spec: specs.Evaluate, work: Path) -> dict[str, Any]:
     limits = {"metric": spec.metric, "confidence": spec.confidence}
     told = _told(spec, loop, work, gates={name: value for name, value in limits.items() if value is not None})
     loop, beside = parse_loop(told.read_text(), str(told)), Path(spec.loop).resolve().parent
-    frozen = extra.holdout(loop, beside, manifests, (_seconds(spec.start), _seconds(spec.end)))
+    frozen = extra.holdout(loop, beside, manifests, (_seconds(spec.start), _seconds(spec.end)), blobs)
     examples = extra.examples(loop, beside)
     asked = joined([rows, frozen.rows, examples.rows])
     trials.write(asked, work / "rows")

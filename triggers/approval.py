@@ -206,7 +206,7 @@ def not_automatic(
     return ""
 
 
-_SAME = ("code", "environment")
+_SAME = ("code", "settings", "architecture", "environment")
 
 # --- quiet hours
 

@@ -356,15 +356,28 @@ class Slice(Section, frozen=True, kw_only=True):
     maximum_difference: Annotated[float, Meta(ge=0.0)] | None = None
 
 
+class Freeze(Section, frozen=True, kw_only=True):
+    """The rows that the first training freezes; their sites are left out of every training from then on.
+
+    sites: whose rows they are
+    first: of the training's window, the first so much; default: all of it
+    """
+
+    sites: Annotated[tuple[str, ...], Meta(min_length=1)]
+    first: Duration | None = None
+
+
 class Holdout(Section, frozen=True, kw_only=True):
-    """Labelled rows that stay the same from run to run, of sites that no model is trained on.
+    """Labelled rows that stay the same from run to run, of sites that no model is trained on: a table, or frozen rows.
 
     table: the file beside loop.yaml, CSV or Parquet, its columns as in your table
+    freeze: or which rows are frozen by the first training (the bootstrap, or the first retraining)
     sha256: of the file; where it is said, another file is refused
     maximum_loss: the lower end of the gain's interval on these rows must lie above minus this
     """
 
-    table: Annotated[str, Meta(min_length=1)]
+    table: Annotated[str, Meta(min_length=1)] | None = None
+    freeze: Freeze | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     maximum_loss: Annotated[float, Meta(ge=0.0)] = 0.02
 
@@ -441,7 +454,7 @@ class Quiet(Section, frozen=True, kw_only=True):
 
 class Automatic(Section, frozen=True, kw_only=True):
     """What begins without a person, at the sites of the first ring alone: a candidate that passed its gates, with the
-    schema, training code and environment of the champion. A person answers for the rest.
+    schema, training code, settings, architecture and environment of the champion. A person answers for the rest.
 
     minimum_gain: the lower end of the gain's interval must exceed it
     """
@@ -907,6 +920,7 @@ def _gate_problems(loop: Loop, told: Told) -> _Found:
         if any(a >= b for a, b in pairwise(part.edges)):
             yield (*at, "edges"), "do not rise; expected each edge above the one before"
     yield from _twice([part.feature for part in loop.gates.slices], ("gates", "slices"), "feature")
+    yield from _holdout_problems(loop)
     if loop.gates.margin is not None and loop.gates.minimum_gain:
         yield ("gates", "margin"), "says what minimum_gain says otherwise; expected one of the two"
     if ("task",) not in told and loop.task == "regression" and loop.gates.maximum_calibration_error is not None:
@@ -1016,6 +1030,16 @@ def _key_problems(keys: Sequence[Key], at: Path, owners: dict[bytes, Path]) -> _
             yield (*at, i, "not_after"), f"not after not_before; expected a time after {_iso(key.not_before)}"
 
 
+def _holdout_problems(loop: Loop) -> _Found:
+    asked, at = loop.gates.holdout, ("gates", "holdout")
+    if asked is None:
+        return
+    if (asked.table is None) == (asked.freeze is None):
+        yield at, "expected a table, or which rows to freeze: one of the two"
+    elif asked.freeze and asked.sha256:
+        yield (*at, "sha256"), "is of a table; what is frozen is named in the lineage of what was trained beside it"
+
+
 def _pair_problems(loop: Loop, fleet: Fleet) -> _Found:
     rings = list(dict.fromkeys(s.ring for s in fleet.sites))
     for i, ring in enumerate(loop.rollout.rings):
@@ -1032,6 +1056,16 @@ def _pair_problems(loop: Loop, fleet: Fleet) -> _Found:
             ("schema", "site"),
             f"is missing, and the fleet has {len(fleet.sites)} sites; expected the column with the site's name",
         )
+    frozen = loop.gates.holdout.freeze if loop.gates.holdout else None
+    names = [s.name for s in fleet.sites]
+    for i, name in enumerate(frozen.sites if frozen else ()):
+        if name not in names:
+            yield (
+                ("gates", "holdout", "freeze", "sites", i),
+                f"no site is called {name!r}; expected {_one_of(name, names)}",
+            )
+    if frozen and set(names) <= set(frozen.sites):
+        yield ("gates", "holdout", "freeze", "sites"), "are all that there are; expected sites left to train on"
 
 
 def _duration_problems(text: str, at: Path, least: str, most: str = _MOST) -> _Found:

@@ -111,7 +111,7 @@ def holdout(evidence: Evidence, limits: Gates) -> Verdict:
     if limits.holdout is None:
         return Verdict("passed", "no frozen holdout")
     if evidence.holdout is None or not evidence.holdout_sha256:
-        return Verdict("inconclusive", f"the frozen holdout {limits.holdout.table} was not looked at")
+        return Verdict("inconclusive", f"the frozen holdout {limits.holdout.table or 'of its sites'} was not looked at")
     asked, found = limits.holdout.sha256, evidence.holdout_sha256
     if asked and asked != found:
         return Verdict("failed", f"the holdout has sha256 {found[:12]}..., not {asked[:12]}... as frozen")

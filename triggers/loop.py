@@ -585,6 +585,8 @@ def _train(ports: Ports, run: Run, effect: do.Train) -> None:
         spec["model"] = effect.model
     if effect.authors:
         spec["authors"] = list(effect.authors)
+    if frozen := (candidates.manifest(ports, effect.parent).get("lineage") or {}).get("holdout"):
+        spec["holdout"] = frozen
     if effect.trained:
         spec["trained_from"], spec["trained_to"] = effect.trained
     _submit(ports, run, effect, "train", spec, run.limits.training.timeout)

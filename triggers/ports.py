@@ -137,6 +137,10 @@ class Jobs(Protocol):
         """The newest version of a data asset; empty where there is none."""
         ...
 
+    def author(self, model: str) -> str:
+        """Who registered a model (azureml:NAME:VERSION), as the service knows them; empty where it does not."""
+        ...
+
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A request to one site. Of two changes the one with the greater fence wins, whenever it arrives. `finish`: what

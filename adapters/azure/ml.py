@@ -135,6 +135,9 @@ class AzureMlJobs:
     def newest(self, asset: str) -> str:
         return self._workspace.newest(asset)
 
+    def author(self, model: str) -> str:
+        return self._workspace.author(model)
+
     # Submitting.
 
     def _found(self, name: str) -> Any:
@@ -203,7 +206,8 @@ class AzureMlJobs:
                 inputs[name] = Input(type=self._type(name, spec[name]), path=spec[name], mode="ro_mount")
                 arguments.append(f"--{name} ${{{{inputs.{name}}}}}")
         if job.kind == "evaluate":
-            for name in ("candidates", "layers"):
+            frozen = any(True for _ in self._blobs.names("holdouts/"))
+            for name in ("candidates", "layers", *(("holdouts",) if frozen else ())):
                 folder(name, self._uri(f"{name}/"), f"--mount {name}=${{{{inputs.{name}}}}}")
         return inputs, arguments
 
@@ -366,6 +370,11 @@ class AzureMlJobs:
             if candidate.sha256(listed) != record:
                 raise Refused(f"the record of {name}'s batches is not what its manifest names")
             self._blobs.put(f"provenance/{record}", listed)
+        if (frozen := manifest.lineage.holdout) and not self._blobs.exists(f"holdouts/{frozen.sha256}"):
+            rows = self._blobs.get(f"{place}holdouts/{frozen.sha256}")
+            if candidate.sha256(rows) != frozen.sha256:
+                raise Refused(f"the rows that {name} froze are not what its manifest names")
+            self._blobs.put(f"holdouts/{frozen.sha256}", rows)
         whole = {**files, candidate.SIGNATURE: signature.encode(), candidate.MANIFEST: data}
         for file, content in whole.items():
             self._blobs.put(f"models/{manifest.loop}/{digest}/{file}", content)

@@ -50,6 +50,12 @@ class Workspace:
         found = self.arm.get(f"{self.id}/data/{asset}", _VERSION) or {}
         return str(found.get("properties", {}).get("latestVersion") or "")
 
+    def author(self, model: str) -> str:
+        """Who registered a model: ARM's `createdBy`, a name as they sign in or the id of an application."""
+        _, name, version = model.split(":")
+        found = self.arm.get(f"{self.id}/models/{name}/versions/{version}", _VERSION) or {}
+        return str((found.get("systemData") or {}).get("createdBy") or "")
+
     @cached_property
     def arm(self) -> Arm:
         base = (self.options.get("cloud_metadata") or {}).get("resource_manager", PUBLIC)

@@ -146,6 +146,8 @@ def test_a_model_is_trained_signed_and_registered_with_its_lineage_then_compared
     assert (name, window["tags"]["from"], window["tags"]["sites"]) == ("pumps-window", TIMES["from"], "1")
     assert plant.jobs.newest(name) == version
     assert plant.jobs.newest("other") == ""
+    assert plant.jobs.author(f"azureml:pumps:{digest}") == "driftloop", "as ARM says, whatever its tags do"
+    assert plant.jobs.author("azureml:pumps:7") == ""
     signature = plant.blobs.get(f"candidates/{digest}/manifest.sig").decode()
     assert model["properties"]["driftloop.signature"] == signature, "which plant.files has verified"
     whole = {n.rsplit("/", 1)[1] for n in plant.blobs.names(f"models/pumps/{digest}/")}

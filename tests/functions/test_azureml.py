@@ -88,6 +88,17 @@ def test_a_model_of_somebody_else_goes_to_the_gate_once(world: World) -> None:
     assert (train.spec["trained_from"], train.spec["trained_to"]) == (tags["from"], tags["to"])
 
 
+@pytest.mark.attack
+def test_who_registered_a_model_is_its_author_whatever_its_tags_say(world: World) -> None:
+    """Without `ports.jobs.author`, whoever leaves out the tag, or names another, approves a model of their own."""
+    world.jobs.assets["author of azureml:line:7"] = "ann"
+    say(world, "ModelRegistered", modelName="line", modelVersion="7", modelTags={"by": "ben", "author": "ben"})
+    world.pump()
+    assert world.request().authors == ("ben", "ann")
+    assert world.answer(by="ann") == "ann is an author of what is to be approved: somebody else has to approve it"
+    assert world.request().state == "open"
+
+
 def test_a_model_that_comes_during_a_run_waits_for_its_end(world: World) -> None:
     first = loop.retrain(world.ports, "line", "ann", "now")
     for number in range(2):

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from edge import candidate
 from jobs import behaviour, provenance
+from jobs import table as tables
 from jobs.evaluate import Comparison
 from jobs.package import Blobs
 from jobs.table import Table
-from triggers.config import Loop, parse_loop
+from triggers.config import Loop, parse, parse_loop
+from triggers.reading import Wrong
 
 DAY = 86400
 COPIES = "import shutil, sys; a = sys.argv; out = a[a.index('--out') + 1]; shutil.copytree('{made}', out)"
@@ -268,3 +271,71 @@ def test_poison_that_drips_slowly_stays_within_its_sites_share() -> None:
     assert (named[keep] == "drip").mean() <= 0.34
     assert set(capped) == {"drip"}
     assert 0.4 < (table.at[keep & (named == "drip")] >= days * DAY / 2).mean() < 0.9, "taken out evenly over its rows"
+
+
+FREEZES = "gates: {minimum_rows: 10, holdout: {freeze: {sites: [south], first: 5d}}}"
+
+
+def frozen_home(home: Any, rows: Callable[..., Table]) -> tuple[str, str]:
+    """Two candidates, one after the other, where the first training freezes the rows of the south."""
+    home.told(rows(600))
+    gated(home, FREEZES)
+    window = {"from": iso(home.start), "to": iso(home.start + 10 * DAY)}
+    first = home.does("train", "first", **window)["candidate"]
+    known = json.loads(json.dumps(msgspec.to_builtins(home.manifest(first).lineage.holdout)))
+    second = home.does("train", "second", holdout=known, **{**window, "to": iso(home.start + 12 * DAY)})["candidate"]
+    return first, second
+
+
+def test_the_first_training_freezes_the_rows_of_some_sites_and_none_learns_from_them(
+    home: Any, rows: Callable[..., Table]
+) -> None:
+    first, second = (home.manifest(c).lineage for c in frozen_home(home, rows))
+    frozen = first.holdout
+    assert frozen == second.holdout, "and a later one freezes nothing anew"
+    data = (home.blobs / "holdouts" / frozen.sha256).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == frozen.sha256
+    assert (frozen.sites, frozen.start[:10]) == (("south",), "2024-01-01")
+    assert frozen.end <= "2024-01-06T02:00:00Z", "five days from the first row"
+    for lineage in (first, second):
+        assert set(lineage.sites) == {"north"}
+        assert lineage.left_out["rows of sites that are the frozen holdout"] > 100
+
+
+def test_candidates_are_judged_by_the_frozen_rows_outside_the_time_that_is_evaluated(
+    home: Any, rows: Callable[..., Table]
+) -> None:
+    pair = frozen_home(home, rows)
+    frozen = home.manifest(pair[0]).lineage.holdout
+    found = evaluation(home, *pair)["holdout"]
+    assert (found["sha256"], found["rows"], found["left_out"]) == (frozen.sha256, frozen.rows, {})
+    asked = {"champion": pair[0], "challenger": pair[1], "public": str(home.folder / "registry.pub")}
+    same_time = home.does("evaluate", **asked, **{"from": iso(home.start), "to": iso(home.start + 20 * DAY)})["holdout"]
+    assert (same_time["rows"], same_time["left_out"]) == (0, {"rows of the time that is evaluated": frozen.rows})
+
+
+@pytest.mark.attack
+def test_a_frozen_row_cannot_be_changed_afterwards(home: Any, rows: Callable[..., Table]) -> None:
+    """Without the check in `_kept`, whoever may write to the blob store would choose what candidates are judged by."""
+    pair = frozen_home(home, rows)
+    path = home.blobs / "holdouts" / home.manifest(pair[0]).lineage.holdout.sha256
+    other = path.with_name("other.parquet")
+    tables.write(rows(300), other)
+    path.write_bytes(other.read_bytes())
+    assert "the frozen holdout has sha256" in evaluation(home, *pair)["error"]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "says"),
+    [
+        ("{freeze: {sites: [north]}, table: x.csv}", "one of the two"),
+        ("{maximum_loss: 0.1}", "one of the two"),
+        ("{freeze: {sites: [north, south]}}", "expected sites left to train on"),
+        ("{freeze: {sites: [nord]}}", "no site is called 'nord'; expected north?"),
+    ],
+)
+def test_a_holdout_that_cannot_be_is_named(home: Any, holdout: str, says: str) -> None:
+    text = (home.folder / "loop.yaml").read_text().replace("{minimum_rows: 10}", f"{{holdout: {holdout}}}")
+    with pytest.raises(Wrong) as problem:
+        parse(text, "sites: [{name: north}, {name: south}]")
+    assert says in str(problem.value)

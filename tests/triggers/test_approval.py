@@ -167,7 +167,9 @@ def test_in_a_freeze_nobody_approves_and_rejecting_is_as_the_rules_say(frozen: A
 
 # --- by rule
 
-CHAMPION = {"schema": {"version": "1"}, "task": "binary", "lineage": {"code": "c1", "environment": "python 3.11"}}
+ALIKE = {"code": "c1", "settings": "s1", "architecture": "a1", "environment": "python 3.11"}
+RULE = Automatic(minimum_gain=0.02)
+CHAMPION = {"schema": {"version": "1"}, "task": "binary", "lineage": ALIKE}
 
 
 @pytest.mark.parametrize(
@@ -187,12 +189,9 @@ CHAMPION = {"schema": {"version": "1"}, "task": "binary", "lineage": {"code": "c
         ),
         (Automatic(minimum_gain=0.02), "passed", 0.03, {"schema": {"version": "2"}}, "schema is not the champion's"),
         (Automatic(minimum_gain=0.02), "passed", 0.03, {"lineage": {}}, "code is not the champion's"),
-        (
-            Automatic(minimum_gain=0.02),
-            "passed",
-            0.03,
-            {"lineage": {"code": "c1", "environment": "python 3.13"}},
-            "environment is not the champion's",
+        *(
+            (RULE, "passed", 0.03, {"lineage": {**ALIKE, name: now}}, f"{name} is not the champion's")
+            for name, now in (("environment", "python 3.13"), ("settings", "s2"), ("architecture", ""))
         ),
     ],
 )

@@ -157,6 +157,9 @@ class Trainer:
     def newest(self, asset: str) -> str:
         return self.assets.get(asset, "")
 
+    def author(self, model: str) -> str:
+        return self.assets.get(f"author of {model}", "")
+
     def status(self, name: str) -> JobStatus:
         job = self.jobs.get(name)
         if job is None:
@@ -198,7 +201,8 @@ def put_candidate(blobs: FileBlobs, reference: bytes, name: str, authors: Sequen
     """A candidate in the registry; returns its digest."""
     layer = codec.digest(reference)
     said = {"format": 1, "loop": "line", "schema": {"version": "1"}, "task": "binary"}
-    lineage = {"run": name, "code": "c1", "environment": "python 3.11", "authors": authors}
+    alike = {"code": "c1", "settings": "s1", "architecture": "a1", "environment": "python 3.11"}
+    lineage = {"run": name, **alike, "authors": authors}
     files = {"reference.bin": {"sha256": layer, "bytes": len(reference)}}
     manifest = msgspec.json.encode({**said, "files": files, "lineage": lineage})
     digest = codec.digest(manifest)

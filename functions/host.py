@@ -47,7 +47,7 @@ def local() -> Local:
     """The local profile on DRIFTLOOP_STATE; its parts are also what the local host drives."""
     from adapters.local.profile import Local
 
-    return Local(setting("DRIFTLOOP_STATE"), _start(setting("DRIFTLOOP_CLOCK")))
+    return Local(setting("DRIFTLOOP_STATE"), _start(setting("DRIFTLOOP_CLOCK")), os.environ)
 
 
 def _start(text: str) -> datetime | None:

@@ -491,6 +491,40 @@ class Approval(Section, frozen=True, kw_only=True):
     automatic: Automatic | None = None
 
 
+Notice = Literal[
+    "approval",
+    "began",
+    "drift",
+    "progress",
+    "paused",
+    "maintenance",
+    "certificate",
+    "run-verified",
+    "run-rejected",
+    "run-rolled-back",
+    "run-failed",
+    "run-expired",
+    "run-cancelled",
+    "run-superseded",
+]
+"""What people are told of."""
+
+
+class Notify(Section, frozen=True, kw_only=True):
+    """How often people are told, in Teams, by the webhook and on the dashboard.
+
+    every: after a message there is none for so long; what comes meanwhile is told together, as a digest
+    repeat: what was told is not told again for so long, whatever its numbers
+    quiet: when nobody is to be disturbed; what comes then is told together when it is over
+    urgent: what is told at once, whatever the hour; approval cards keep to the hours of `approval.quiet`
+    """
+
+    every: Duration = "15m"
+    repeat: Duration = "1d"
+    quiet: Quiet | None = None
+    urgent: tuple[Notice, ...] = ("approval", "paused", "run-failed", "run-rolled-back")
+
+
 class Rollout(Section, frozen=True, kw_only=True):
     """How a candidate reaches the sites.
 
@@ -560,6 +594,7 @@ class Loop(Section, frozen=True, kw_only=True):
     evaluation: how candidate and champion are compared
     gates: what a candidate must show
     approval: who may let it through
+    notify: how often people are told
     rollout: how it reaches the sites
     serving: how it is run there, by Azure ML and Flux
     """
@@ -575,6 +610,7 @@ class Loop(Section, frozen=True, kw_only=True):
     evaluation: Evaluation = Evaluation()
     gates: Gates = Gates()
     approval: Approval = Approval()
+    notify: Notify = Notify()
     rollout: Rollout = Rollout()
     serving: Serving = Serving()
 
@@ -871,6 +907,7 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
         yield ("serving", "traffic"), f"{list(traffic)}; expected rising percentages that end with 100"
     yield from _twice(loop.rollout.rings, ("rollout", "rings"))
     yield from _approval_problems(loop.approval)
+    yield from _notify_problems(loop.notify, ("notify",))
 
 
 def _approval_problems(approval: Approval) -> _Found:
@@ -896,10 +933,21 @@ def _approval_problems(approval: Approval) -> _Found:
         if not (approval.escalate.approvers or approval.escalate.groups):
             yield (*here, "approvers"), "nobody else may answer; expected approvers or groups"
     if approval.quiet is not None:
-        if problem := _zone_problem(approval.quiet.timezone):
-            yield (*at, "quiet", "timezone"), problem
-        if len(set(approval.quiet.days)) == 7:
-            yield (*at, "quiet", "days"), "are all days, so nothing would ever count; expected a day that is not quiet"
+        yield from _quiet_problems(approval.quiet, (*at, "quiet"))
+
+
+def _quiet_problems(quiet: Quiet, at: Path) -> _Found:
+    if problem := _zone_problem(quiet.timezone):
+        yield (*at, "timezone"), problem
+    if len(set(quiet.days)) == 7:
+        yield (*at, "days"), "are all days, so nothing would ever count; expected a day that is not quiet"
+
+
+def _notify_problems(notify: Notify, at: Path) -> _Found:
+    yield from _duration_problems(notify.every, (*at, "every"), "0s")
+    yield from _duration_problems(notify.repeat, (*at, "repeat"), "0s")
+    if notify.quiet is not None:
+        yield from _quiet_problems(notify.quiet, (*at, "quiet"))
 
 
 def _person(name: str, accounts: dict[str, tuple[str, ...]]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from triggers import approval, candidates, codec, gates, lifecycle, policy, rollout, sites
+from triggers import approval, candidates, codec, gates, lifecycle, notices, policy, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
@@ -76,8 +76,27 @@ def check(ports: Ports, loop_name: str) -> Checked:
         flush(ports, checked.run)
     if checked.decision.maintenance:
         tell_maintenance(ports, loop_name)
+    _tell_held(ports, checked.decision)
     _anchor(ports, loop_name)
     return checked
+
+
+def _tell_held(ports: Ports, decision: policy.Decision) -> None:
+    """Drift that began nothing, and why not."""
+    what, _, why = decision.reason.partition("; held: ")
+    if not why:
+        return
+    card = {
+        "id": f"drift/{decision.loop}/{decision.at:%Y%m%dT%H%M%S}",
+        "kind": "drift",
+        "loop": decision.loop,
+        "title": f"{decision.loop}: drift, and no retraining",
+        "text": f"{why}; {notices.plain(what)}",
+        "facts": {"scope": decision.scope},
+        "link": "/api/ui/",
+    }
+    with suppress(Retry, Refused, Misconfigured):  # the dashboard says it too
+        notices.tell(ports, decision.loop, card)
 
 
 def note_check(ports: Ports, loop_name: str, by: str, reason: str) -> None:
@@ -165,7 +184,9 @@ def tell_maintenance(ports: Ports, loop_name: str) -> None:
             ]
         )
         count = len(found.sites)
-        ports.notifier.tell(
+        notices.tell(
+            ports,
+            loop_name,
             {
                 "id": name,
                 "kind": "maintenance",
@@ -174,7 +195,7 @@ def tell_maintenance(ports: Ports, loop_name: str) -> None:
                 "text": _in_words(found.sites),
                 "facts": {"sites": [m.site for m in found.sites[:20]]},
                 "link": "/api/ui/",
-            }
+            },
         )
         with suppress(Conflict):
             ports.store.commit(loop_name, [Put(record.key, codec.encode(replace(found, told=True)), record.version)])
@@ -298,7 +319,9 @@ def _begin(
         step = lifecycle.begin(decision, run_id, champion, limits, requested_by=requested_by, **train)
     unit.set_head(counter=number, active={**unit.head.active, decision.scope: run_id})
     unit.put(f"run/{run_id}", step.run)
-    unit.post(run_id, "begin", step.effects)
+    title = f"{loop.loop}: {'a run was asked for' if requested_by else 'drift, and a retraining begins'}"
+    told = do.Announce(kind="began", title=title, text=notices.plain(decision.reason))
+    unit.post(run_id, "begin", (*step.effects, told))
     unit.note("run-began", run_id, decision.reason, scope=decision.scope, champion=champion, candidate=candidate)
     return run_id
 
@@ -731,7 +754,9 @@ def _tell_approvers(ports: Ports, run: Run, request: approval.Request, what: str
         return False
     people, groups = approval.approvers(request, rules, now)
     given = {"approved by": [c.by for c in request.consents]} if request.consents else {}
-    ports.notifier.tell(
+    notices.tell(
+        ports,
+        run.loop,
         {
             "id": f"approval/{run.id}{suffix}",
             "kind": "approval",
@@ -747,7 +772,7 @@ def _tell_approvers(ports: Ports, run: Run, request: approval.Request, what: str
                 "expires": f"{request.expires:%Y-%m-%d %H:%M} UTC",
             },
             "link": f"/api/approvals/{run.id}",
-        }
+        },
     )
     return True
 
@@ -785,7 +810,9 @@ def _roll_back(ports: Ports, run: Run, effect: do.RollBack) -> None:
 
 
 def _announce(ports: Ports, run: Run, effect: do.Announce) -> None:
-    ports.notifier.tell(
+    notices.tell(
+        ports,
+        run.loop,
         {
             "id": f"{run.id}/{effect.kind}",
             "kind": effect.kind,
@@ -794,7 +821,7 @@ def _announce(ports: Ports, run: Run, effect: do.Announce) -> None:
             "text": effect.text,
             "facts": {"run": run.id},
             "link": f"/api/runs/{run.id}",
-        }
+        },
     )
 
 
@@ -1108,6 +1135,7 @@ def sweep(ports: Ports, loop_name: str) -> None:
     for run_id in _unsent(ports, loop_name):
         flush(ports, run_id)
     tell_maintenance(ports, loop_name)
+    notices.flush(ports, loop_name)
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
             job_ended(ports, lifecycle.job(run))
@@ -1146,7 +1174,9 @@ def _warn_of_certificates(ports: Ports, loop_name: str) -> None:
         key = f"warned/certificate/{site.name}/{end:%Y-%m-%d}"
         if ports.store.get(loop_name, key):
             continue
-        ports.notifier.tell(
+        notices.tell(
+            ports,
+            loop_name,
             {
                 "id": f"{loop_name}/{key}",
                 "kind": "certificate",
@@ -1155,7 +1185,7 @@ def _warn_of_certificates(ports: Ports, loop_name: str) -> None:
                 "text": f"on {end:%Y-%m-%d}: a cluster that is offline until then has to be connected to Azure anew",
                 "facts": {"site": site.name, "cluster": site.resource_id},
                 "link": "/api/ui/",
-            }
+            },
         )
         with suppress(Conflict):
             ports.store.commit(loop_name, [Put(key, b"1")])

@@ -13,6 +13,7 @@ from typing import Any
 
 from triggers import loop, sites, views
 from triggers.errors import DriftloopError
+from triggers.notices import plain
 from triggers.policy import Decision
 from triggers.ports import Ports
 from triggers.records import AuditEntry, RolloutRow
@@ -54,17 +55,6 @@ def story(ports: Ports, run_id: str) -> Story:
     }
     chapters = [Chapter(title=title, text=text) for title, of in told.items() if (text := list(of))]
     return Story(run=run_id, chapters=chapters, sentences=views.steps(entries))
-
-
-def plain(reason: str) -> str:
-    """A reason without the footnotes that it has in common with all others, and its numbers written out.
-
-    >>> plain("drift at 3 of 3 sites: evidence 4.63e+04 >= 90 (not covered: 60 periods (correlation 0.5)); held: x")
-    'drift at 3 of 3 sites: evidence 46,300, limit 90; held: x'
-    """
-    text = re.sub(r" ?\(not covered: [^()]*(?:\([^()]*\)[^()]*)*\)", "", reason)
-    text = re.sub(r"\d(?:\.\d+)?e\+\d+", lambda found: f"{float(found[0]):,.0f}", text)
-    return re.sub(r"evidence ([\d.,]+) >= ([\d.,]+)", r"evidence \1, limit \2", text)
 
 
 def _when(at: datetime) -> str:

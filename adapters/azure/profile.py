@@ -30,6 +30,7 @@ from adapters.local.sites import HttpExecutor
 from adapters.signatures import Ed25519
 from adapters.together import Threads
 from adapters.verified import Verified
+from adapters.webhook import WebhookNotifier
 from triggers.errors import Refused
 from triggers.ports import Clock, Configs, Ports
 
@@ -71,7 +72,11 @@ class Azure:
                 compute=lambda: settings.compute,
             ),
             executor=Verified(self._executor(configs, clock), self.blobs, lambda: self.keys.public),
-            notifier=Everywhere(TeamsNotifier(settings, store), StoreNotifier(store, clock)),
+            notifier=Everywhere(
+                StoreNotifier(store, clock),
+                TeamsNotifier(settings, store),
+                WebhookNotifier(lambda: settings.webhook, lambda: settings.webhook_secret, store, clock),
+            ),
             signatures=signatures,
             people=EntraPeople(settings, lambda: self.keys.forms),
             clock=clock,

@@ -77,6 +77,15 @@ def workflow(value: str) -> str:
     return value
 
 
+def hook(value: str) -> str:
+    """An https address, or a port of this machine."""
+    parts = urlsplit(value)
+    here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if (parts.scheme != "https" and not here) or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError("an https:// address without a name and password in it")
+    return value
+
+
 class WorkspaceId(NamedTuple):
     subscription: str
     group: str
@@ -232,6 +241,17 @@ class Settings:
         workflow,
         "",
         secret=True,
+    )
+    webhook = Setting(
+        "WebhookUrl",
+        "where every notice is posted as a CloudEvent, besides; empty: nowhere",
+        hook,
+        "",
+        example="https://example.org/driftloop",
+        secret=True,
+    )
+    webhook_secret = Setting(
+        "WebhookSecret", "signs them, as Standard Webhooks says (whsec_...); empty: unsigned", text, "", secret=True
     )
     public_url = Setting("PublicUrl", "where people reach the app, in the links of cards", https, "")
     runbooks = Setting(

@@ -28,7 +28,7 @@ _TRIES = 4
 _PATIENCE_S = 20.0
 _TIMEOUT_S = 10.0
 _COLOURS = {"verified": "good", "rejected": "warning", "expired": "warning", "superseded": "default"}
-_WORDS = {"approval": "Approval", "progress": "Progress"}
+_WORDS = {"approval": "Approval", "progress": "Progress", "began": "Began", "digest": "Digest", "drift": "Drift"}
 
 
 class TeamsNotifier:
@@ -114,6 +114,7 @@ def adaptive(card: Mapping[str, Any], origin: str, runbooks: str = "", most: int
     body: list[dict[str, Any]] = [
         {"type": "Container", "style": "emphasis", "bleed": True, "items": header},
         *(_text(part[:most]) for part in [str(card.get("text", ""))] if part),
+        *(_text(f"What to do: {part[:most]}", weight="bolder") for part in [str(card.get("do", ""))] if part),
         *(_fact(name, value, most) for name, value in list(facts.items())[:12]),
     ]
     ask = kind == "approval"

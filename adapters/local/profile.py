@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from adapters.azure.settings import Settings
+from adapters.azure.teams import Everywhere, TeamsNotifier
 from adapters.local import keys
 from adapters.local.blobs import FileBlobs
 from adapters.local.bus import SqliteBus
@@ -21,6 +24,7 @@ from adapters.local.uploads import FileUploads
 from adapters.signatures import Ed25519
 from adapters.together import Threads
 from adapters.verified import Verified
+from adapters.webhook import WebhookNotifier
 from triggers.ports import Clock, Ports, in_turn
 
 
@@ -31,7 +35,8 @@ class Local:
     Nothing begins before it is asked for: who hosts the app lets `jobs` recover.
     """
 
-    def __init__(self, state: Path | str, virtual: datetime | None = None) -> None:
+    def __init__(self, state: Path | str, virtual: datetime | None = None, environment: Mapping[str, str] = {}) -> None:
+        """`environment`: the settings of Teams and the webhook, where people are told there as well."""
         self.state = Path(state)
         self.state.mkdir(parents=True, exist_ok=True)
         self.database = Database(self.state / "state.db")
@@ -43,6 +48,7 @@ class Local:
         self.jobs = ProcessJobs(self.state, self.topic, self.clock)
         self.people = LocalPeople(self.state / "keys" / "people.key")
         configs, self._threads = FileConfigs(self.state), Threads()
+        settings = Settings(environment)
         self.ports = Ports(
             store=self.store,
             blobs=self.blobs,
@@ -50,7 +56,11 @@ class Local:
             topic=self.topic,
             jobs=self.jobs,
             executor=Verified(HttpExecutor(configs), self.blobs, lambda: keys.registry_public(self.state)),
-            notifier=StoreNotifier(self.store, self.clock),
+            notifier=Everywhere(
+                StoreNotifier(self.store, self.clock),
+                TeamsNotifier(settings, self.store),
+                WebhookNotifier(lambda: settings.webhook, lambda: settings.webhook_secret, self.store, self.clock),
+            ),
             signatures=Ed25519(),
             people=self.people,
             clock=self.clock,

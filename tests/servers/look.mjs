@@ -101,7 +101,8 @@ for (const wanted of spec.pages) {
   if (wanted.picture) {
     const tall = Math.min(await run("document.documentElement.scrollHeight"), wanted.high ?? 4000);
     const clip = { x: 0, y: 0, width: wanted.width, height: tall, scale: 1 };
-    const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true, clip });
+    const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true, clip,
+      ...(wanted.picture.endsWith(".webp") ? { format: "webp", quality: 60 } : {}) });
     writeFileSync(wanted.picture, Buffer.from(shot.data, "base64"));
   }
   const wide = await run("document.documentElement.scrollWidth > window.innerWidth");

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import http.client
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
@@ -106,6 +105,8 @@ def event(card: Mapping[str, Any], name: str, at: str) -> bytes:
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     """The status; 0 where nobody answered."""
+    import http.client
+
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     with closing(kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)) as connection:

@@ -6,7 +6,6 @@ The URL is a secret: who has it may post. It is in no error and no log.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import threading
 import time
@@ -163,6 +162,8 @@ def _quoted(value: Any) -> str:
 
 def _post(url: str, body: bytes) -> tuple[int, float]:
     """Status, 0 where nobody answered; and for how many seconds to wait, where that is said."""
+    import http.client
+
     parts = urlsplit(url)
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = connect(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)

@@ -18,6 +18,7 @@ from triggers import effects as do
 from triggers import events as on
 from triggers.config import Rollout
 from triggers.loop import Detector
+from triggers.notices import Notices
 from triggers.run import Pause, Phase
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
@@ -167,6 +168,7 @@ STORED: tuple[Any, ...] = (
     ),
     sources.Counted(name="line/a/day.jsonl", etag="e1", bytes=512, digest="b" * 64, rows=4, at=NOW),
     sources.Watermark(until=NOW),
+    Notices(last=NOW, told={"0123456789abcdef": NOW - HOUR}),
     Detector(state=b"\x00DLS1", cursor={"a": 1_773_014_400}),
     approval.Request(
         run=RUN,

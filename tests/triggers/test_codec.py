@@ -18,7 +18,7 @@ from triggers.errors import Refused
 from triggers.records import BatchRecord, Freeze
 from triggers.run import Run
 
-NOT_STORED = {"config", "views", "codec"}
+NOT_STORED = {"config", "views", "glance", "story", "codec"}
 """Modules whose types are parts of others, or only shown. codec's own is the frame around all."""
 
 ONLY_IN_MEMORY = {"Effect", "Endpoint", "Event", "Packing", "SiteForecast", "Verdict", "WaveForecast"}

@@ -708,6 +708,8 @@ def test_the_last_effects_of_a_run_are_performed_though_it_has_ended(world: Worl
     loop.sweep(world.ports, "line")
     world.pump()
     assert world.jobs.cancelled == [f"{run.id}-train"]
+    world.clock.advance(timedelta(minutes=16))  # so soon after the run's begin it waits for a digest
+    loop.sweep(world.ports, "line")
     assert f"{run.id}/run-cancelled" in world.board.cards
     settled(world)
 

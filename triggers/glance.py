@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -236,7 +236,12 @@ def glance(ports: Ports, name: str) -> Glance:
     rings = list(rollout.rings(fleet, config.rollout))
     cohorts = list(dict.fromkeys(site.cohort for site in fleet.sites))
     at = [rollout.ring_of(site, rings) for site in fleet.sites]
-    seen = [_seen(ports, config, site, stopped) for site in fleet.sites]
+    parts = [fleet.sites[i : i + _AT_ONCE] for i in range(0, len(fleet.sites), _AT_ONCE)]
+    states = ports.together(lambda part: [sites.state_of(ports, name, site.name) for site in part], parts)
+    seen = [
+        (_word(ports, config, site, state, stopped), state)
+        for site, state in zip(fleet.sites, chain.from_iterable(states), strict=True)
+    ]
     words = list(dict.fromkeys(word for word, _ in seen))
     decided = views.decisions(ports, name, 1).decisions
     return Glance(
@@ -260,12 +265,10 @@ def glance(ports: Ports, name: str) -> Glance:
     )
 
 
+_AT_ONCE = 128
+"""Sites whose states are read one after the other, where services are asked at the same time."""
+
 _Seen = tuple[tuple[str, Tone], SiteState]
-
-
-def _seen(ports: Ports, config: Loop, site: Site, stopped: Mapping[str, Frozen]) -> _Seen:
-    state = sites.state_of(ports, config.loop, site.name)
-    return _word(ports, config, site, state, stopped), state
 
 
 def _word(ports: Ports, config: Loop, site: Site, state: SiteState, stopped: Mapping[str, Frozen]) -> tuple[str, Tone]:

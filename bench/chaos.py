@@ -137,7 +137,9 @@ class Chaos:
         chance = random.Random(f"{self.seed}/jobs")
         while self._left and time.monotonic() < self._end:
             time.sleep(chance.uniform(2.0, 8.0))
-            running = [job for job in map(Child, self.factory.state.glob("jobs/*")) if job.runs()]
+            running = [
+                job for job in map(Child, self.factory.state.glob("jobs/*.*")) if job.folder.is_dir() and job.runs()
+            ]
             if running and chance.random() < 0.5 and self._one_more("job"):
                 running[0].kill()
 

@@ -2,7 +2,8 @@
 
 `verify` computes the hashes anew, here, whoever stores the trail, and says the first broken link. That its end was not
 cut off shows by the head, by the anchors that the app keeps apart from it each day, and by --head, the number and hash
-that an earlier `verify` has printed. Exit status 1: it does not hold. Times are UTC.
+that an earlier `verify` has printed. `rebuild` makes every run, the champions and the revocations anew from the trail
+alone, here, and compares them with what the app has stored. Exit status 1: it does not hold. Times are UTC.
 """
 
 from __future__ import annotations
@@ -15,25 +16,34 @@ import msgspec
 
 from cli import app
 from triggers.errors import Refused
-from triggers.records import AuditEntry, verify
+from triggers.lifecycle import IllegalTransition
+from triggers.rebuild import differences, rebuild
+from triggers.records import AuditEntry, Head, verify
+from triggers.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("audit", help="the audit trail, and whether it is whole", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, summary in (("verify", "whether it is whole"), ("show", "its entries")):
+    for name, summary in (
+        ("verify", "whether it is whole"),
+        ("rebuild", "whether the runs that it gives again are those that are stored"),
+        ("show", "its entries"),
+    ):
         action = actions.add_parser(name, help=summary)
         action.add_argument("--loop", metavar="NAME", help="the loop's name (default: the only one)")
         app.arguments(action)
         if name == "verify":
             action.add_argument("--head", metavar="N:HASH", help="where it ended when it was verified before")
-        else:
+        elif name == "show":
             action.add_argument("--run", metavar="RUN", help="the entries of one run")
 
 
 def run(args: argparse.Namespace) -> int:
     with app.connect(args) as here:
         loop = here.loop(args.loop)
+        if args.action == "rebuild":
+            return _rebuild(args, loop, here)
         entries, first, last = _fetch(here, loop)
     return _verify(args, loop, entries, first, last) if args.action == "verify" else _show(args, entries)
 
@@ -67,6 +77,29 @@ def _verify(
         print(f"{loop}: the audit trail does not hold: {wrong}")
     else:
         print(f"{loop}: the audit trail holds, {len(entries):,} entries, {len({*anchors}):,} anchors, head {head}")
+    return 1 if wrong else 0
+
+
+def _rebuild(args: argparse.Namespace, loop: str, here: app.App) -> int:
+    stored = here.get(f"loops/{loop}/stored")
+    entries = [entry for entry in _fetch(here, loop)[0] if entry.seq <= stored["head"]]
+    wrong = [problem] if (problem := verify(entries)) else []
+    try:
+        found = rebuild(entries)
+    except (IllegalTransition, msgspec.ValidationError, KeyError) as error:
+        print(f"{loop}: the audit trail cannot be followed: {error}")
+        return 1
+    head = Head(champion=stored["champion"], scoped=stored["scoped"], active=stored["active"])
+    runs = {run["id"]: msgspec.convert(run, Run) for run in stored["runs"]}
+    wrong += differences(found, head, runs, stored["revoked"])
+    said = {"loop": loop, "entries": len(entries), "events": found.events, "runs": len(found.runs)}
+    if args.json:
+        print(json.dumps({**said, "unknown": sorted(found.unknown), "wrong": wrong}))
+    else:
+        print(f"{loop}: {len(entries):,} entries give {len(found.runs):,} runs again, moved by {found.events:,} events")
+        if found.unknown:
+            print(f"{len(found.unknown):,} runs began under a version that did not keep their beginning: not compared")
+        print("\n".join(wrong) or "the store says the same")
     return 1 if wrong else 0
 
 

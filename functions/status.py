@@ -204,6 +204,12 @@ def show_quarantined(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(body, mimetype="application/octet-stream", headers=headers)
 
 
+@bp.route("loops/{loop}/stored", methods=["GET"])
+def list_stored(req: func.HttpRequest) -> func.HttpResponse:
+    """What the audit trail has to give again, as it is stored."""
+    return _read(req, lambda ports: views.stored(ports, req.route_params["loop"]))
+
+
 @bp.route("loops/{loop}/audit", methods=["GET"])
 def list_audit(req: func.HttpRequest) -> func.HttpResponse:
     """A page of the audit trail, oldest first, as it is chained."""

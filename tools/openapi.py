@@ -35,6 +35,7 @@ TYPES: tuple[Any, ...] = (
     views.RunDetail,
     story.Story,
     views.Audit,
+    views.Stored,
     views.Decisions,
     views.Quarantine,
     operator.Checked,
@@ -271,6 +272,7 @@ def paths() -> dict[str, Any]:
         "/api/loops/{loop}/audit": _view(
             "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
         ),
+        "/api/loops/{loop}/stored": _view("What the audit trail has to give again", "Stored", _LOOP),
         "/api/loops/{loop}/retrain": _change("Begin a run now", "run", _LOOP),
         "/api/loops/{loop}/check": _checked(),
         "/api/loops/{loop}/revoke": _change("Let no site be asked to serve a candidate any more", "revoked", _LOOP),

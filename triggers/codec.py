@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from triggers.errors import Refused
+from triggers.errors import Refused, Retry
 
 VERSION = 1
 MESSAGE_ID = 128
@@ -34,7 +34,8 @@ def encode(value: object, kind: str = "") -> bytes:
 
 
 def decode(data: bytes, as_type: type[T]) -> T:
-    """The value back. Raises Refused where it is of another kind, is newer than this version, or does not fit."""
+    """The value back. Raises Refused where it is of another kind or does not fit; Retry where a newer version stored
+    it: what this one does not know it would drop, so a worker of that version has to take it."""
     value: T = decode_as(data, as_type, as_type.__name__)
     return value
 
@@ -46,13 +47,17 @@ def decode_as(data: bytes, as_type: Any, wanted: str) -> Any:
         if stored.kind != wanted:
             raise Refused(f"stored value is a {stored.kind}, not a {wanted}", kind=stored.kind)
         if stored.v > VERSION:
-            raise Refused(f"{wanted} was stored by a newer version ({stored.v} > {VERSION})", version=stored.v)
+            raise Retry(f"{wanted} was stored by a newer version ({stored.v} > {VERSION})", version=stored.v)
         if stored.v == VERSION:
             return msgspec.json.decode(stored.body, type=as_type)
         body = msgspec.json.decode(stored.body)
         for version in range(stored.v, VERSION):
             body = MIGRATIONS.get((wanted, version), _same)(body)
         return msgspec.convert(body, type=as_type)
+    except msgspec.ValidationError as problem:
+        if "unknown field" in str(problem):  # of a configuration: a newer version's
+            raise Retry(f"{wanted} was stored by a newer version: {problem}", kind=wanted) from problem
+        raise Refused(f"not a {wanted}: {problem}", kind=wanted) from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise Refused(f"not a {wanted}: {problem}", kind=wanted) from problem
 

@@ -322,7 +322,8 @@ def _begin(
     title = f"{loop.loop}: {'a run was asked for' if requested_by else 'drift, and a retraining begins'}"
     told = do.Announce(kind="began", title=title, text=notices.plain(decision.reason))
     unit.post(run_id, "begin", (*step.effects, told))
-    unit.note("run-began", run_id, decision.reason, scope=decision.scope, champion=champion, candidate=candidate)
+    began = {"champion": champion, "candidate": candidate, "run": msgspec.to_builtins(step.run)}
+    unit.note("run-began", run_id, decision.reason, scope=decision.scope, **began)
     return run_id
 
 

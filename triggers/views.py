@@ -14,7 +14,7 @@ from triggers import approval, candidates, codec, lifecycle, loop, quota, rollou
 from triggers import events as on
 from triggers import quarantine as kept
 from triggers.config import Approval, Fleet, Loop, Site, duration
-from triggers.errors import Misconfigured, NotFound, Refused
+from triggers.errors import Misconfigured, NotFound, Refused, Retry
 from triggers.policy import Decision, Finding
 from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
@@ -274,6 +274,18 @@ class Audit(View, frozen=True, kw_only=True):
     next: int | None
     head: int
     head_hash: str
+
+
+class Stored(View, frozen=True, kw_only=True):
+    """What the store says that the audit trail up to entry `head` says too: runs whole, as they are stored."""
+
+    loop: str
+    head: int
+    champion: str
+    scoped: dict[str, str]
+    active: dict[str, str]
+    runs: list[dict[str, Any]]
+    revoked: list[str]
 
 
 class Runs(View, frozen=True, kw_only=True):
@@ -885,6 +897,26 @@ def audit(ports: Ports, name: str, after: int, limit: int) -> Audit:
     more = entries[-1].seq if entries and entries[-1].seq < head.audit else None
     anchors = [] if after else _anchors(ports, f"anchors/{name}/")
     return Audit(loop=name, entries=entries, next=more, head=head.audit, head_hash=head.audit_hash, anchors=anchors)
+
+
+def stored(ports: Ports, name: str) -> Stored:
+    """As it was in one moment. Raises NotFound; Retry where it changes faster than it can be read."""
+    ports.configs.loop(name)
+    for _ in range(5):
+        head = loop.head(ports, name)
+        runs = [msgspec.to_builtins(run) for run in loop.runs(ports, name)]
+        revoked = sorted(candidates.all_revoked(ports, name))
+        if loop.head(ports, name).audit == head.audit:
+            return Stored(
+                loop=name,
+                head=head.audit,
+                champion=head.champion,
+                scoped=head.scoped,
+                active=head.active,
+                runs=runs,
+                revoked=revoked,
+            )
+    raise Retry(f"{name} changes while it is read")
 
 
 def _anchors(ports: Ports, prefix: str) -> list[Anchor]:

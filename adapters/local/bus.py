@@ -17,12 +17,15 @@ from adapters.queues import SESSIONS, check, known
 from triggers.errors import Retry
 from triggers.ports import Clock, Message, Queue
 
+VANISHED = 100
+
 _MESSAGE = "sequence, queue, id, session, properties, sent, deliveries"
 _TABLES = """
 create table if not exists messages (
     sequence integer primary key autoincrement, queue text not null, id text not null, session text not null,
     properties text not null, sent integer not null, deliveries integer not null, body integer not null,
-    head integer not null, locked_until integer not null default 0, token text, owner text
+    head integer not null, locked_until integer not null default 0, token text, owner text,
+    vanished integer not null default 0
 );
 create index if not exists messages_ready on messages (queue, sequence) where head;
 create index if not exists messages_session on messages (queue, session, sequence);
@@ -104,6 +107,8 @@ class SqliteBus:
         self._full = False
         self._owner = str(uuid4())
         database.define(_TABLES)
+        if not database.read("select 1 from pragma_table_info('messages') where name = 'vanished'"):  # before 0.2
+            database.define("alter table messages add column vanished integer not null default 0")
 
     def send(self, queue: Queue, messages: Sequence[Message]) -> None:
         """All or nothing, in this order. Refuses an unknown queue, a missing session, ids and bodies too large."""
@@ -157,10 +162,16 @@ class SqliteBus:
         )
 
     def recover(self) -> None:
-        """Release the locks of every other consumer. Only for a host that knows that it is alone, as it starts."""
+        """Release the locks of every other consumer. Only for a host that knows that it is alone, as it starts.
+
+        That a host vanished is not held against the messages that it had in hand, up to VANISHED times: one of them
+        may be why.
+        """
         self._database.write(
             lambda c: c.execute(
-                "update messages set locked_until = 0, token = null, owner = null where owner <> ?", (self._owner,)
+                "update messages set locked_until = 0, token = null, owner = null, vanished = vanished + 1,"
+                " deliveries = deliveries - (vanished < ?) where owner <> ?",
+                (VANISHED, self._owner),
             )
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from cli.main import main
 from triggers import codec, loop, views
-from triggers.ports import Delete
+from triggers.ports import Delete, Put
 from triggers.records import AuditEntry, LoopUnit
 
 
@@ -197,6 +197,18 @@ def test_the_audit_trail_is_shown_and_verified(
 
 
 @pytest.mark.attack
+def test_the_store_is_rebuilt_from_the_trail_alone(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    found = json.loads(told("audit", "rebuild", "--json", *where))
+    assert (found["runs"], found["unknown"], found["wrong"]) == (1, [], [])
+    assert "the store says the same" in told("audit", "rebuild", *where)
+    record = stage.ports.store.get("flights", f"run/{run}")
+    changed = record.value.replace(b'"approved_by":""', b'"approved_by":"eve"')
+    stage.ports.store.commit("flights", [Put(record.key, changed, record.version)])
+    assert f"{run}: the store has another approved_by than the trail" in told("audit", "rebuild", *where, status=1)
+
+
 def test_a_trail_that_was_tampered_with_is_found_out(stage: Any, run: str, told: Callable[..., str]) -> None:
     where = ("--state", str(stage.state))
     head = json.loads(told("audit", "verify", "--json", *where))["head"]

@@ -14,14 +14,16 @@ setup = $(if $(PYTHON),$(PYTHON) tools/setup.py,$(error Python >= 3.11 with venv
 	apt-get install python3 python3-venv); or say which: make PYTHON=/path/to/python3.12))
 py = .venv/bin/python
 
-.PHONY: help demo example test test-wire test-nightly lint format lock schemas bench clean
+.PHONY: help demo example test test-wire test-bounded test-nightly sbom lint format lock schemas bench clean
 
 help:
 	@echo "make demo          the whole loop on a year of flights; make demo ARGS=--ask waits for your approval"
 	@echo "make example       NAME=dryers or NAME=haze: the whole loop on that example of examples/"
 	@echo "make test          what needs no server beyond Python"
 	@echo "make test-wire     against Azurite, the AMQP peer and the other local servers"
+	@echo "make test-bounded  a bounded share of what proves docs/guarantees.md: fuzzing, kills, load, a full disk, faults"
 	@echo "make test-nightly  the long ones"
+	@echo "make sbom          what driftloop is made of (CycloneDX), and what is known to be wrong with it"
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make format        what ruff can put right by itself"
 	@echo "make lock          pin requirements anew"
@@ -47,6 +49,14 @@ test:
 test-wire:
 	@$(setup) wire
 	@$(py) -m pytest -m "wire and not nightly" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+
+test-bounded:
+	@$(setup) test
+	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.5 --seconds 15 $(ARGS)
+
+sbom:
+	@$(setup) test
+	@$(py) tools/sbom.py
 
 test-nightly:
 	@$(setup) wire

@@ -103,8 +103,9 @@ def _alarms(full: bool) -> None:
     shape = alarms.FULL if full else alarms.SMALL
     print("  " + ", ".join(f"{value} {name}" for name, value in shape.items()) + f", {alarms.DAYS} days of calibration")
     _rates(alarms.full() if full else alarms.run())
-    print(f"  days of real flights, {alarms.DAYS} of them for calibration")
-    _rates(alarms.flights(8 if full else 2))
+    for draws, days in ((30, 60), (12, 28), (8, 14)) if full else ((2, 60),):
+        print(f"  days of real flights, {days} of them for calibration")
+        _rates(alarms.flights(draws, days))
 
 
 def _rates(found: list[dict[str, float]]) -> None:

@@ -52,11 +52,11 @@ def run(fleets: int = 8, life: int = 365) -> list[dict[str, float]]:
     return table((fleet(seed, life, **SMALL) for seed in range(fleets)), life)
 
 
-def flights(fleets: int, life: int = LIFE) -> list[dict[str, float]]:
+def flights(fleets: int, days: int = DAYS, life: int = LIFE) -> list[dict[str, float]]:
     """Days of real flights, drawn again and again: the weather makes single days extreme, and not all of them are in
-    the calibration."""
+    the calibration of `days` days."""
     keep_flights()
-    return table((_rang(Flights(1000 + seed), life, DAYS) for seed in range(fleets)), life)
+    return table((_rang(Flights(1000 + seed), life, days) for seed in range(fleets)), life)
 
 
 def full() -> list[dict[str, float]]:

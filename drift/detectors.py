@@ -221,7 +221,8 @@ class Detector:
         fleet, self.share = self._together(_whitened(m.ordinary, m.ordinary_period, m.ordinary_site, link))
         self.fleet_tails = self._tails(fleet)
         periods = np.unique(m.ordinary_period)
-        self._jumps = _rarest(len(periods)), _rarest(len(m.ordinary))
+        judged = ~np.isnan(m.ordinary).all(axis=1)
+        self._jumps = _rarest(len(np.unique(m.ordinary_period[judged]))), _rarest(int(judged.sum()))
         self._link = np.stack((_autocorrelation(fleet, periods, np.zeros_like(periods), m.days), link))
 
     @property

@@ -34,6 +34,8 @@ KINDS: tuple[Kind, ...] = ("feature", "prediction", "label", "performance")
 """Kinds under the false-alarm promise; all others are rules, counted apart."""
 
 _SMALL_FLEET = 8
+_SPENT = 10
+"""Calibration periods that levels and variances take: only those after them carry a promise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -476,13 +478,13 @@ def _performance(reference: Reference, by_site: Mapping[str, list[Window]]) -> t
 
 def _coverage(reference: Reference, limits: Limits) -> Coverage:
     """What the calibration can carry, as simulations showed it (docs/drift.md): 25 windows between false alarms for
-    each calibration period, far fewer where a period resembles the one before, nothing below 14 periods."""
+    each calibration period after the tenth, far fewer where a period resembles the one before, nothing below 14."""
     m, link = model(reference), detector(reference).resemblance
     each = 25.0 * ((1 - link) / (1 + link)) ** 3
     days = m.days_of_evidence
-    kept = each * days if days >= LEAST_PERIODS else 0.0
+    kept = each * (days - _SPENT) if days >= LEAST_PERIODS else 0.0
     carried = f"one false alarm in {kept:.0f} windows" if kept else "no promise"
-    needed = max(LEAST_PERIODS, int(np.ceil(limits.evidence / each)))
+    needed = max(LEAST_PERIODS, _SPENT + int(np.ceil(limits.evidence / each)))
     more = f", {needed} would carry one in {limits.evidence:.0f}" if kept < limits.evidence else ""
     thin = "" if days == m.days else f" of {m.days} ({LEAST_ROWS:.0f} rows of a site in one window are the least)"
     why = [f"{days} calibration periods{thin} carry {carried}{more}"]

@@ -17,7 +17,7 @@ from triggers import events as on
 from triggers.approval import waking
 from triggers.config import duration
 from triggers.errors import DriftloopError
-from triggers.gates import judge
+from triggers.gates import Verdict, judge, worst
 from triggers.policy import Decision
 from triggers.rollout import judge_wave
 from triggers.run import Limits, Pause, Phase, Run, WaveTimes
@@ -151,6 +151,9 @@ def _evaluate(run: Run, event: on.Trained) -> Step:
 
 def _evaluated(run: Run, event: on.Evaluated) -> Step:
     verdict = judge(event.evidence, run.candidate, run.champion, run.limits.gates, event.at, event.rooms)
+    if run.limits.unknown:
+        why = f"a newer version asked for {', '.join(run.limits.unknown)}, of which this one knows nothing"
+        verdict = worst([verdict, Verdict("inconclusive", why)])
     judged = replace(run, evidence=event.digest, outcome=verdict.outcome, verdict=verdict.reason)
     if verdict.outcome == "failed":
         return _to(Phase.REJECTED, judged, event, verdict.reason)

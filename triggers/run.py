@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -47,13 +48,17 @@ FINAL = frozenset(
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of loop.yaml that bind a run, as they were when it began."""
+    """The parts of loop.yaml that bind a run, as they were when it began.
+
+    `unknown` names what a newer version wrote among them and this one does not know: no run passes by itself then.
+    """
 
     training: Training = Training()
     gates: Gates = Gates()
     rollout: Rollout = Rollout()
     approval: Approval = Approval()
     evaluation_timeout: str = "1h"
+    unknown: tuple[str, ...] = ()
 
 
 class WaveTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,3 +117,30 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     resumed: int = 0
     limits: Limits
     seen: frozenset[str] = frozenset()
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)` - at `\$(.*)`")
+
+
+def set_apart(body: Any) -> Any:
+    """A stored run whose limits hold only what this version knows; the rest is named in `unknown`.
+
+    While an app is upgraded, workers of both versions read what either wrote.
+    """
+    limits: Any = body.get("limits") if isinstance(body, dict) else None
+    unknown = list(limits.get("unknown", ())) if isinstance(limits, dict) else []
+    while True:
+        try:
+            msgspec.convert(limits, Limits)
+        except msgspec.ValidationError as problem:
+            found = _UNKNOWN.fullmatch(str(problem))
+            if found is None or "..." in found[2]:  # below a key that is not named
+                return body
+            name, path = found[1], found[2]
+            part: Any = limits
+            for step in re.findall(r"[^.\[\]]+", path):
+                part = part[int(step)] if isinstance(part, list) else part[step]
+            del part[name]
+            unknown.append(f"{path}.{name}".removeprefix("."))
+        else:
+            return {**body, "limits": {**limits, "unknown": unknown}}

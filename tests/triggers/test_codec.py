@@ -12,11 +12,11 @@ import pytest
 
 import triggers
 from tests.triggers.goldens import EFFECTS, FOLDER, GOLDENS, read, written
-from tests.triggers.samples import NOW
+from tests.triggers.samples import NOW, a_run
 from triggers import codec, effects, events
 from triggers.errors import Refused
 from triggers.records import BatchRecord, Freeze
-from triggers.run import Run
+from triggers.run import Phase, Run
 
 NOT_STORED = {"config", "views", "glance", "story", "codec"}
 """Modules whose types are parts of others, or only shown. codec's own is the frame around all."""
@@ -37,6 +37,22 @@ def test_what_is_written_is_read_back_and_equal_values_are_equal_bytes(name: str
     data = written(golden)
     assert read(golden, data) == golden.value
     assert written(golden._replace(value=read(golden, data))) == data
+
+
+def test_what_a_newer_worker_asks_of_a_run_is_named_and_no_poison() -> None:
+    run = a_run(Phase.EVALUATING)
+    stored = msgspec.json.decode(codec.encode(run))
+    limits = stored["body"]["limits"]
+    limits["gates"] |= {"kindness": {"least": 3}, "calm": True}
+    limits["approval"] |= {"moon": "full"}
+    found = codec.decode(msgspec.json.encode(stored), Run)
+    assert sorted(found.limits.unknown) == ["approval.moon", "gates.calm", "gates.kindness"]
+    assert msgspec.structs.replace(found, limits=run.limits) == run
+    again = codec.decode(codec.encode(found), Run)
+    assert again == found, "and stays named when this one has written it"
+    limits["gates"]["minimum_rows"] = "many"
+    with pytest.raises(Refused, match="minimum_rows"):
+        codec.decode(msgspec.json.encode(stored), Run)
 
 
 def test_every_type_of_the_core_is_in_a_golden_file() -> None:

@@ -275,6 +275,15 @@ def test_the_limits_that_bind_a_run_are_those_of_its_beginning() -> None:
     assert advance(run, an_event(on.Evaluated)).run.outcome == "inconclusive"
 
 
+def test_limits_of_which_this_version_knows_nothing_let_nobody_pass() -> None:
+    run = a_run(Phase.EVALUATING, limits=Limits(unknown=("gates.calm",)))
+    found = advance(run, an_event(on.Evaluated)).run
+    assert (found.phase, found.outcome) == (Phase.AWAITING_APPROVAL, "inconclusive")
+    assert found.verdict == "a newer version asked for gates.calm, of which this one knows nothing"
+    worse = evidence(overall=a_comparison(challenger=0.65, gain=-0.05, gain_low=-0.07, gain_high=-0.03))
+    assert advance(run, an_event(on.Evaluated, evidence=worse)).run.phase is Phase.REJECTED
+
+
 def the_first_wave(run: Run, why: str) -> Step:
     waves = (on.Wave("lab", 1), on.Wave("plant", 2))
     times = (WaveTimes(started=NOW, sites=1),)

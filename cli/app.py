@@ -207,6 +207,15 @@ def when(text: str | None) -> str:
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}" if text else ""
 
 
+COLOURS: Mapping[str, str] = {
+    **dict.fromkeys(("verified", "restored", "passed", "approved"), "green"),
+    **dict.fromkeys(("asked", "applied", "underway", "training", "evaluating", "rolling-out"), "blue"),
+    **dict.fromkeys(("awaiting-approval", "deferred", "restoring", "inconclusive"), "yellow"),
+    **dict.fromkeys(("failed", "stuck", "silent", "rolling-back", "rolled-back"), "red"),
+}
+"""Of words in tables, on a terminal; what they say is in the word."""
+
+
 def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns; the last one is folded on a terminal, and written out where there is none."""
     from rich.console import Console
@@ -218,7 +227,7 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         console = Console(highlight=False, width=1000)
     table = Table(*(Column(h, no_wrap=h != head[-1]) for h in head), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell, COLOURS.get(cell.partition(",")[0], "")) for cell in row))
     console.print(table)
 
 

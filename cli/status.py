@@ -1,4 +1,5 @@
-"""`driftloop status`: every loop at a glance, and the sites of each. Times are UTC.
+"""`driftloop status`: every loop at a glance, and the sites of each; of more than 100, how many of each ring are well.
+Times are UTC.
 
 Exit status 1 where something wants a person: a question is open, a loop cannot be read, a site is silent or
 stuck, or serves what was revoked.
@@ -13,6 +14,7 @@ from typing import Any
 from cli import app
 
 WANTING = ("failed", "stuck")
+MANY = 100
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,11 +31,16 @@ def run(args: argparse.Namespace) -> int:
     """0 where all is well; 1 where something wants a person."""
     with app.connect(args) as here:
         found = here.get("loops")
-        fleets = [here.get(f"loops/{loop['name']}") for loop in found["loops"]]
-    wanting = [*wants(found, fleets)]
+        small = [loop["name"] for loop in found["loops"] if loop["sites"] <= MANY]
+        large = [loop["name"] for loop in found["loops"] if loop["sites"] > MANY]
+        fleets = [here.get(f"loops/{name}") for name in small]
+        glances = [here.get(f"loops/{name}/glance") for name in large]
+    wanting = [*wants(found, fleets), *wanted(glances)]
     if args.json:
-        print(json.dumps({"at": found["now"], "wanting": wanting, **found, "fleets": fleets}))
+        print(json.dumps({"at": found["now"], "wanting": wanting, **found, "fleets": fleets, "glances": glances}))
     else:
+        for glance in glances:
+            show_large(glance)
         show(found, fleets, wanting)
     return 1 if wanting else 0
 
@@ -54,6 +61,23 @@ def wants(found: dict[str, Any], fleets: list[dict[str, Any]]) -> list[str]:
             elif site["silent"]:
                 said.append(f"{name}/{site['name']} silent since {app.when(site['heard'])}")
     return said
+
+
+def wanted(glances: list[dict[str, Any]]) -> list[str]:
+    """What wants a person in large fleets."""
+    tones = ("bad", "warn")
+    return [f"{g['loop']['name']}: {w['what']}: {w['do']}" for g in glances for w in g["wants"] if w["tone"] in tones]
+
+
+def show_large(glance: dict[str, Any]) -> None:
+    """A row a ring."""
+    about = glance["loop"]
+    print(f"{about['name']}: {about['sites']:,} sites serve {about['champion'][:12] or 'no model'}")
+    print(f"next: {about['next']}")
+    tones = {"good": "well", "info": "at work", "warn": "to look at", "bad": "bad", "neutral": "other"}
+    rows = ((r["name"], f"{r['sites']:,}", *(f"{r['tones'].get(t, 0):,}" for t in tones)) for r in glance["rings"])
+    app.show_table(("ring", "sites", *tones.values()), rows)
+    print()
 
 
 def show(found: dict[str, Any], fleets: list[dict[str, Any]], wanting: list[str]) -> None:

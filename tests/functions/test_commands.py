@@ -242,3 +242,17 @@ def test_what_does_not_roll_out_is_not_paused_or_taken_back(
     assert f"{run} is awaiting-approval: nothing to pause" in said
     assert "nothing to resume" in told("rollout", "resume", run, "--reason", "it is over", *where, status=2)
     assert "nothing to take back" in told("rollout", "rollback", run, "--reason", "x", *where, status=2)
+
+
+def test_status_of_many_sites_counts_them_by_ring(stage: Any, told: Callable[..., str]) -> None:
+    fleet = stage.state / "config" / "flights" / "fleet.yaml"
+    more = "\n".join(f"  - {{name: S{n}, ring: coast}}" for n in range(120))
+    fleet.write_text(f"{fleet.read_text().rstrip()}\n{more}\n")
+    stage.local.clock.advance(timedelta(days=3))
+    said = told("status", "--state", str(stage.state), status=1)
+    assert "flights: 123 sites serve" in said
+    coast = next(line for line in said.splitlines() if line.startswith("coast"))
+    assert coast.split() == ["coast", "122", "0", "0", "0", "2", "120"]
+    assert "! flights: EWR, JFK, LGA are silent: nothing heard for more than 2d" in said
+    found = json.loads(told("status", "--json", "--state", str(stage.state), status=1))
+    assert len(found["glances"][0]["cells"]["name"]) == 123

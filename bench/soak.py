@@ -21,7 +21,10 @@ FAULTS = 0.01
 GROWTH = 1.15
 """What is counted as growth: the last quarter's median above this share of the second quarter's (and above SLACK)."""
 
-SLACK = {"memory": 15.0, "handles": 15.0, "pending": 50.0}
+SLACK = {"memory": 15.0, "handles": 15.0, "pending": 200.0}
+LEAST = 60
+"""Samples without which nothing is said of growth: two minutes."""
+
 EVERY_S = 2.0
 
 
@@ -68,11 +71,11 @@ def grew(samples: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
     """(the median of the second quarter, that of the last) of what has grown.
 
     >>> flat, rising = {"handles": 20.0}, [{"handles": float(n)} for n in range(100)]
-    >>> grew([flat] * 40), grew(rising)
+    >>> grew([flat] * 100), grew(rising)
     ({}, {'handles': (37.0, 87.0)})
     """
-    found, quarter = {}, max(len(samples) // 4, 1)
-    for what in samples[0] if samples else ():
+    found, quarter = {}, len(samples) // 4
+    for what in samples[0] if len(samples) >= LEAST else ():
         values = [sample[what] for sample in samples]
         early, late = float(np.median(values[quarter : 2 * quarter])), float(np.median(values[-quarter:]))
         if late > GROWTH * early and late > early + SLACK[what]:

@@ -26,6 +26,11 @@ param operateRoles string = 'operate'
 @secure()
 @description('A Teams workflow that posts cards; empty: only the dashboard shows them.')
 param teamsWorkflowUrl string = ''
+@secure()
+@description('Where every notice is posted as a CloudEvent, besides; empty: nowhere. The secret signs them.')
+param webhookUrl string = ''
+@secure()
+param webhookSecret string = ''
 @description('The Git repository from which Flux brings candidates to sites; empty: none does. Without a token the deploying app pushes as its identity, as Azure DevOps takes it.')
 param gitUrl string = ''
 param gitBranch string = 'main'
@@ -167,6 +172,8 @@ module vault 'modules/vault.bicep' = if (empty(vaultId)) {
     logsId: insights.outputs.logsId
     closed: closed
     teamsWorkflowUrl: teamsWorkflowUrl
+    webhookUrl: webhookUrl
+    webhookSecret: webhookSecret
     gitToken: gitToken
   }
 }
@@ -209,7 +216,7 @@ var usedSnapshotsId = empty(workspaceId) ? ml.outputs.storageId : workspaceStora
 var usedWorkspaceId = empty(workspaceId) ? ml.outputs.id : workspaceId
 
 // Who has a secret to read.
-var readers = concat(empty(teamsWorkflowUrl) ? [] : ['control', 'all'], empty(gitToken) ? [] : ['deploy', 'all'])
+var readers = concat(empty(teamsWorkflowUrl) && empty(webhookUrl) ? [] : ['control', 'all'], empty(gitToken) ? [] : ['deploy', 'all'])
 
 module identities 'modules/identity.bicep' = [for role in roles: {
   name: 'identity-${role}'
@@ -385,6 +392,10 @@ var settingsOfControl = union(settingsOfState, names.schedules, queueSettings, {
   ReadRoles: readRoles
 }, empty(runbooks) ? {} : {
   Runbooks: runbooks
+}, empty(webhookUrl) ? {} : {
+  WebhookUrl: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=webhook-url)'
+}, empty(webhookSecret) ? {} : {
+  WebhookSecret: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=webhook-secret)'
 }, empty(teamsWorkflowUrl) ? {} : {
   TeamsWorkflowUrl: '@Microsoft.KeyVault(VaultName=${last(split(usedVaultId, '/'))};SecretName=teams-workflow-url)'
 }, empty(uploadsId) ? {} : {

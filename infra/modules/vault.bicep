@@ -8,6 +8,10 @@ param closed bool
 @secure()
 param teamsWorkflowUrl string
 @secure()
+param webhookUrl string
+@secure()
+param webhookSecret string
+@secure()
 param gitToken string
 
 resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
@@ -37,6 +41,24 @@ resource teams 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(teams
   properties: {
     contentType: 'text/uri'
     value: teamsWorkflowUrl
+  }
+}
+
+resource hook 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(webhookUrl)) {
+  parent: vault
+  name: 'webhook-url'
+  properties: {
+    contentType: 'text/uri'
+    value: webhookUrl
+  }
+}
+
+resource hookSecret 'Microsoft.KeyVault/vaults/secrets@2023-07-01' = if (!empty(webhookSecret)) {
+  parent: vault
+  name: 'webhook-secret'
+  properties: {
+    contentType: 'text/plain'
+    value: webhookSecret
   }
 }
 

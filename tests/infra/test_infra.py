@@ -39,6 +39,7 @@ def made() -> Mapping[str, tuple[list[Resource], dict[str, Any]]]:
         given |= {"signInClientId": "11111111-2222-3333-4444-555555555555", "uploadsId": UPLOADS}
         given |= {"clusterIds": [CLUSTER], "gitUrl": "https://git.example.com/fleet", "gitToken": "token"}
         given |= {"runbooks": "https://git.example.com/runbooks.md", "readRoles": "look"}
+        given |= {"webhookUrl": "https://example.com/hook", "webhookSecret": "whsec_c2VjcmV0"}
         given |= {"iotHubId": HUB, "siteImage": "registry.example.com/driftloop-edge:1"}
         found[name] = template.run(given)
     return found

@@ -7,7 +7,7 @@ import azure.functions as func
 from adapters import claims
 from functions import host
 from functions.each import each_loop
-from triggers import loop
+from triggers import loop, retention
 
 bp = func.Blueprint()
 
@@ -20,6 +20,7 @@ def check_drift(timer: func.TimerRequest) -> None:
     def check(name: str) -> None:
         loop.check(ports, name)
         loop.forget(ports, name)
+        retention.sweep(ports, name)
 
     each_loop(ports, check)
     claims.forget(ports.blobs, ports.clock.now())

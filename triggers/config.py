@@ -190,6 +190,18 @@ class Telemetry(Section, frozen=True, kw_only=True):
     logs: tuple[Logs, ...] = ()
 
 
+class Retention(Section, frozen=True, kw_only=True):
+    """What is deleted after a while; windows, decisions, runs and the audit trail stay.
+
+    batches: raw batches, when they ended so long ago; default: never. At least training.window and training.holdout
+        together; what an active run works on stays until it has ended
+    quarantine: what was put aside so long ago, bytes and reason; default: never
+    """
+
+    batches: Duration | None = None
+    quarantine: Duration | None = None
+
+
 class Quality(Section, frozen=True, kw_only=True):
     """Deterministic rules, counted apart from the false-alarm promise. Shares are of a window's rows.
 
@@ -588,6 +600,7 @@ class Loop(Section, frozen=True, kw_only=True):
     schema: what a row of telemetry is
     bootstrap: the data that the first champion is made from
     telemetry: windows, and how late they may come
+    retention: what is deleted after a while
     drift: what counts as drift
     retrain: when drift leads to a retraining
     training: how a candidate is trained
@@ -604,6 +617,7 @@ class Loop(Section, frozen=True, kw_only=True):
     schema: Schema
     bootstrap: Bootstrap = Bootstrap()
     telemetry: Telemetry = Telemetry()
+    retention: Retention = Retention()
     drift: Drift = Drift()
     retrain: Retrain = Retrain()
     training: Training = Training()
@@ -899,6 +913,13 @@ def _loop_problems(loop: Loop, told: Told) -> _Found:
     if ("task",) not in told and loop.gates.metric and loop.gates.metric not in metrics:
         fits = " or ".join(metrics)
         yield ("gates", "metric"), f"{loop.gates.metric!r} does not fit the task {loop.task}; expected {fits}"
+    kept, needed = loop.retention.batches, duration(training.window) + duration(training.holdout)
+    if kept is not None and duration(kept) < needed:
+        wanted = f"training.window and training.holdout together, {needed.days} days"
+        yield (
+            ("retention", "batches"),
+            f"{kept!r} would delete what the next training needs; expected at least {wanted}",
+        )
     yield from _gate_problems(loop, told)
     if loop.retrain.enabled and not loop.retrain.on:
         yield ("retrain", "on"), "nothing would ever retrain; expected at least one kind, or `enabled: false`"

@@ -18,7 +18,23 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from bench import accuracy, alarms, check, extra, first, fold, growth, layers, page, radius, rollout, start, wire, world
+from bench import (
+    accuracy,
+    alarms,
+    check,
+    extra,
+    first,
+    fold,
+    growth,
+    intake,
+    layers,
+    page,
+    radius,
+    rollout,
+    start,
+    wire,
+    world,
+)
 
 Proof = Callable[[argparse.Namespace], tuple[list[str], bool]]
 
@@ -155,6 +171,11 @@ def _rollout(full: bool) -> None:
         print(f"    {wrong}")
 
 
+def _intake(full: bool) -> None:
+    for clock, speed in intake.run().items():
+        print(f"  {speed:8,.0f} rows/s by {clock} (asked: 20,000), {intake.ROWS} rows and labels a batch")
+
+
 def _layers(full: bool) -> None:
     for name, moved in layers.run().items():
         print(f"  {name:36s} {moved:>13,} bytes")
@@ -178,6 +199,7 @@ BENCHES: dict[str, Callable[[bool], None]] = {
     "versus": _versus,
     "first": _first,
     "start": _start,
+    "intake": _intake,
     "layers": _layers,
     "growth": _growth,
     "bytes": _bytes,

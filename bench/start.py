@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from adapters.local.blobs import FileBlobs
 from bench.extra import Missing
 from bench.world import World
 from drift import envelope
-from drift.telemetry import Batch, Rows
+from drift.telemetry import Batch, Rows, Schema
 from triggers.config import parse_loop
 
 FEATURES, ROWS = 20, 500
@@ -117,27 +117,33 @@ def _storage(folder: Path, profile: str) -> Iterator[Mapping[str, str]]:
         yield {"DRIFTLOOP_PROFILE": "azure", **where}
 
 
-def _state(folder: Path, count: int) -> list[Path]:
-    """A state folder with one loop, one site and one candidate's reference; returns so many batches for it."""
+def home(folder: Path, sites: Sequence[str], features: Sequence[str], more: str = "") -> tuple[str, Schema]:
+    """A state folder with one loop, these sites and one candidate's reference; the candidate, and the rows' schema.
+    `more`: what else the loop's schema says."""
     config = folder / "config" / "bench"
     config.mkdir(parents=True)
-    names = [f"f{i}" for i in range(FEATURES)]
-    listed = ", ".join(f"{{name: {n}}}" for n in names)
-    (config / "loop.yaml").write_text(f"loop: bench\nschema: {{features: [{listed}]}}\n")
-    (config / "fleet.yaml").write_text("sites: [{name: s0000}]\n")
-    reference = World(0, sites=3, features=FEATURES).reference(60).to_bytes()
+    listed = ", ".join(f"{{name: {n}}}" for n in features)
+    (config / "loop.yaml").write_text(f"loop: bench\nschema: {{{more}features: [{listed}]}}\n")
+    (config / "fleet.yaml").write_text(f"sites: [{', '.join(f'{{name: {n}}}' for n in sites)}]\n")
+    reference = World(0, sites=3, features=len(features)).reference(60).to_bytes()
     layer = sha256(reference).hexdigest()
     manifest = msgspec.json.encode({"files": {"reference.bin": {"sha256": layer, "bytes": len(reference)}}})
     candidate = sha256(manifest).hexdigest()
     blobs = FileBlobs(folder / "blobs")
     blobs.put(f"layers/{layer}", reference)
     blobs.put(f"candidates/{candidate}/manifest.json", manifest)
+    return candidate, parse_loop((config / "loop.yaml").read_text()).schema.telemetry("binary")
+
+
+def _state(folder: Path, count: int) -> list[Path]:
+    """Such a folder; returns so many batches for it."""
+    names = [f"f{i}" for i in range(FEATURES)]
+    candidate, schema = home(folder, ["s0000"], names)
     x = np.random.default_rng(0).normal(size=(ROWS, FEATURES))
     start = int(time.time()) - 86_400
     at = np.full(ROWS, start)
     columns = {name: x[:, i] for i, name in enumerate(names)}
     rows = Rows([str(i) for i in range(ROWS)], at, np.full(ROWS, 0.5), columns)
-    schema = parse_loop((config / "loop.yaml").read_text()).schema.telemetry("binary")
     payloads = [folder / f"batch-{n}.json" for n in range(count)]
     for payload in payloads:
         batch = Batch("1", "bench", candidate, "s0000", payload.stem, start, start + 1, rows=rows)

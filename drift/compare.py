@@ -14,7 +14,7 @@ from drift import distances
 from drift.bins import EXTRA
 from drift.reference import GROUPS, Reference
 
-NAMES = ("psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv")
+NAMES = ("psi", "psi_bias", "js", "ks", "ks_bound", "wasserstein", "chi2", "hellinger", "tv")
 
 
 def measure(
@@ -45,7 +45,9 @@ def _compare(
     """Distances [n, columns] by name, of counts [n, columns, width], also by group; single precision, for the eye.
 
     KS and Wasserstein (in units of the column's scale) are on all bins, of the values that are there, NaN for
-    categories. The others, which noise inflates with every bin, are on at most 16 groups of bins.
+    categories. The others, which noise inflates with every bin, are on at most 16 groups of bins. What binning costs
+    comes with them: the KS of the values is at most `ks_bound` (between two edges a distribution function moves by no
+    more than the largest bin), and of psi `psi_bias` is what chance alone adds.
     """
     below = np.matmul(now.reshape(-1, now.shape[2]), fixed.up_to).reshape(*now.shape[:2], -1)
     a, b = distances.shares(groups), then.share
@@ -53,13 +55,17 @@ def _compare(
         below *= 1 / below[:, :, -1:]
         below -= then.below
         np.abs(below, out=below)
+        ks, rows = _largest(below), groups.sum(axis=2)
+        filled = np.count_nonzero(groups + b, axis=2)
         area = np.matmul(below.transpose(1, 0, 2), fixed.lengths[:, :, None])[:, :, 0].T
         return {
             "psi": distances.psi_of(a, b),
             "js": distances.js_of(a, b),
-            "ks": np.where(fixed.number, _largest(below), np.float32(np.nan)),
+            "psi_bias": np.maximum(filled - 1, 0) * (1 / rows + 1 / then.rows),
+            "ks": np.where(fixed.number, ks, np.float32(np.nan)),
+            "ks_bound": np.where(fixed.number, np.minimum(ks + then.largest, 1), np.float32(np.nan)),
             "wasserstein": np.where(fixed.number, area, np.float32(np.nan)),
-            "chi2": distances.chi2_of(a, b, groups.sum(axis=2), then.rows),
+            "chi2": distances.chi2_of(a, b, rows, then.rows),
             "hellinger": distances.hellinger_of(a, b),
             "tv": distances.tv_of(a, b),
         }
@@ -75,12 +81,13 @@ def _largest(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Usual:
-    """What counts are held against: of `rows` [n, C] the `share` [n, C, GROUPS] in each group, and `below` [n, C, bins]
-    the distribution function at the bins' upper ends."""
+    """What counts are held against: of `rows` [n, C] the `share` [n, C, GROUPS] in each group, `below` [n, C, bins] the
+    distribution function at the bins' upper ends, and `largest` [n, C] the largest share of a bin."""
 
     rows: NDArray[np.float32]
     share: distances.Floats
     below: NDArray[np.float32]
+    largest: NDArray[np.float32]
 
     @classmethod
     def of(cls, counts: NDArray[Any], reference: Reference) -> Usual:
@@ -88,11 +95,12 @@ class Usual:
         with np.errstate(invalid="ignore", divide="ignore"):
             below /= below[:, :, -1:]
         rows = counts.sum(axis=2).astype(np.float32)
-        return cls(rows, distances.shares(by_group(counts, reference)), below.astype(np.float32))
+        largest = np.diff(below, axis=2, prepend=0).max(axis=2).astype(np.float32)
+        return cls(rows, distances.shares(by_group(counts, reference)), below.astype(np.float32), largest)
 
     def take(self, index: NDArray[np.intp]) -> Usual:
         which = slice(index[0], index[-1] + 1) if (np.diff(index) == 1).all() else index
-        return Usual(self.rows[which], self.share[which], self.below[which])
+        return Usual(self.rows[which], self.share[which], self.below[which], self.largest[which])
 
 
 @lru_cache(maxsize=4)
@@ -103,7 +111,7 @@ def usual(reference: Reference) -> Usual:
         reference.pooled[None],
     )
     parts = [Usual.of(c, reference) for c in counts]
-    return Usual(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "share", "below")))
+    return Usual(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "share", "below", "largest")))
 
 
 _AT_ONCE = 32

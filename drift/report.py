@@ -131,6 +131,7 @@ class Heatmap:
     """Distances [sites, features] of the windows from each site's own reference rows; NaN where rows were too few.
 
     `values` by name: ks and wasserstein on all bins; psi, js, chi2, hellinger and tv on at most 16 groups of them.
+    Beside ks the most that it can be for the values themselves (ks_bound), beside psi what chance adds (psi_bias).
     """
 
     sites: tuple[str, ...]

@@ -143,13 +143,14 @@ def test_a_check_measures_all_distances_and_each_is_the_one_of_the_same_counts()
     reference = Reference.build(schema, rows(3000, 0.0), None, ["s1", "s2", "s3"] * 1000, bins=32)
     parts = [sketch(rows(400, shift), reference).counts for shift in (0.0, 0.3, 0.3)]
     _, found = measure(parts, [1, 3], np.array([0, 2]), reference)
-    assert set(found) == {"psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv"}
+    assert set(found) == {"psi", "psi_bias", "js", "ks", "ks_bound", "wasserstein", "chi2", "hellinger", "tv"}
     for site, (counts, row) in enumerate(((parts[0], 0), (parts[1] + parts[2], 2))):
         p, q = by_group(np.stack((counts, reference.counts[row])), reference)
-        for name in ("psi", "js", "chi2", "hellinger", "tv"):
+        for name in ("psi", "psi_bias", "js", "chi2", "hellinger", "tv"):
             assert found[name][site] == pytest.approx(getattr(distances, name)(p, q), rel=1e-3, abs=1e-4), name
         inner = [counts[0, :-EXTRA], reference.counts[row, 0, :-EXTRA]]
         assert found["ks"][site, 0] == pytest.approx(float(distances.ks(*inner)), abs=1e-5)
+        assert distances.ks_bound(*inner) <= found["ks_bound"][site, 0] + 1e-6 <= distances.ks(*inner) + 2 / 27
         assert np.isnan(found["ks"][site, 1])
 
 

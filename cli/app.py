@@ -54,7 +54,7 @@ class App:
         """As `get`, the very bytes."""
         return self._call("GET", f"{path}?{urlencode(query)}" if query else path)
 
-    def do(self, path: str, reason: str, **more: str) -> Any:
+    def do(self, path: str, reason: str, **more: str | bool) -> Any:
         """What POST /api/`path` answers to somebody who gives a reason. Raises as `get`."""
         csrf = self.get("session")["csrf"]
         if not csrf:

@@ -7,6 +7,7 @@ names one site, with a state folder that outlives the pod. One worker (WORKER_CO
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from pathlib import Path
@@ -21,12 +22,16 @@ from edge.errors import NotReady, Refused, Unreachable
 from edge.server import Host
 from edge.state import write_file
 
+_GRACE_S = 25.0
+"""Kubernetes kills a pod 30 s after it was asked to end."""
+
 _host: Host | None = None
+_running: threading.Thread | None = None
 
 
 def init() -> None:
     """Open the candidate of this deployment, and begin to send what waits. Raises Refused, and the deployment fails."""
-    global _host  # noqa: PLW0603  # the script's life is the process's
+    global _host, _running  # noqa: PLW0603  # the script's life is the process's
     config = _config(os.environ["DRIFTLOOP_EDGE"])
     (site,) = config.sites
     registry = Path(site.state) / "registry"
@@ -39,13 +44,15 @@ def init() -> None:
     except BaseException:
         host.close()
         raise
-    threading.Thread(target=host.run, daemon=True).start()
+    _running = threading.Thread(target=host.run, daemon=True)
+    _running.start()
     _host = host
+    atexit.register(stop)  # the inference server knows of no other end
 
 
 def run(raw: str | bytes) -> dict[str, Any]:
     """`{"rows": [...]}` as for POST score, `{"probe": [...]}` the same without a trace in the telemetry,
-    `{"labels": [...]}` as for POST labels, `{}` for the status."""
+    `{"labels": [...]}` as for POST labels, `{"report": true}` as for POST report, `{}` for the status."""
     site = _site()
     try:
         asked = msgspec.json.decode(raw, type=dict[str, Any])
@@ -56,16 +63,19 @@ def run(raw: str | bytes) -> dict[str, Any]:
         if "labels" in asked:
             site.take_labels(asked["labels"])
             return {"labels": len(asked["labels"])}
+        if asked.get("report"):
+            return site.tell()
         return site.status()
     except (Refused, NotReady, Unreachable, msgspec.MsgspecError) as error:
         return {"error": str(error)}
 
 
 def stop() -> None:
-    """End what `init` began; a pod that is killed goes on where it was."""
+    """End what `init` began, when what was seen is told; a pod that is killed goes on where it was."""
     global _host  # noqa: PLW0603
-    if _host is not None:
+    if _host is not None and _running is not None:
         _host.stop()
+        _running.join(_GRACE_S)
         _host = None
 
 

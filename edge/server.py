@@ -1,4 +1,4 @@
-"""The HTTP surface of a process of sites: score, labels, deploy, status; for recordings advance and network."""
+"""The HTTP surface of a process of sites: score, labels, deploy, report, status; for recordings advance and network."""
 
 from __future__ import annotations
 
@@ -132,6 +132,8 @@ class Host:
                 site.problem = f"{type(error).__name__}: {error}"
         with suppress(Refused, Unreachable, OSError, ValueError, sqlite3.Error):  # what is served is on the disk anyway
             site.flush()
+            if site.buffer.backoff.due:  # the disk may go with the pod
+                site.send()
 
     def _keep_following(self, site: Site) -> None:
         while True:
@@ -163,6 +165,10 @@ def _status(host: Host, site: Site, body: bytes) -> tuple[int, dict[str, Any]]:
     return 200, site.status()
 
 
+def _report(host: Host, site: Site, body: bytes) -> tuple[int, dict[str, Any]]:
+    return 200, site.tell()
+
+
 def _advance(host: Host, site: Site, body: bytes) -> tuple[int, dict[str, Any]]:
     player = host.players.get(site.config.name)
     if player is None:
@@ -182,6 +188,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[Host, Site, bytes], tuple[int, dict[s
     ("POST", "score"): _score,
     ("POST", "labels"): _labels,
     ("POST", "deploy"): _deploy,
+    ("POST", "report"): _report,
     ("GET", "status"): _status,
     ("POST", "advance"): _advance,
     ("POST", "network"): _network,

@@ -313,6 +313,12 @@ class Site:
             db.execute("delete from requests")
             return len(found)
 
+    def tell(self) -> dict[str, Any]:
+        """Tell now what was seen until now, rather than at the end of the period; the status then."""
+        self.flush()
+        self.send()
+        return self.status()
+
     def send(self) -> int:
         """Send what waits; how many batches were taken."""
         return self.buffer.send(self._post)

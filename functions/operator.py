@@ -26,9 +26,11 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 def retrain(req: func.HttpRequest) -> func.HttpResponse:
     """Begin a run now."""
     name = req.route_params["loop"]
-    return people.operate(
-        req, lambda ports, by, asked: {"run": loop.retrain(ports, name, by.name, asked.reason, by.id)}
-    )
+
+    def change(ports: Ports, by: Person, asked: people.Asked) -> dict[str, str]:
+        return {"run": loop.retrain(ports, name, by.name, asked.reason, by.id, supersede=asked.supersede)}
+
+    return people.operate(req, change)
 
 
 class Checked(msgspec.Struct, frozen=True):

@@ -120,10 +120,12 @@ def reaction(problem: DriftloopError) -> int:
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What somebody who changes something says. `target` is for a freeze: "all", a loop, or "loop/site";
-    or the digest of the candidate to revoke."""
+    or the digest of the candidate to revoke. `supersede`: a retraining takes the place of a run that nobody has
+    answered."""
 
     reason: str
     target: str = ""
+    supersede: bool = False
 
 
 def operate(req: func.HttpRequest, change: Callable[[Ports, Person, Asked], object]) -> func.HttpResponse:

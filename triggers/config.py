@@ -177,6 +177,7 @@ class Telemetry(Section, frozen=True, kw_only=True):
     settle: a window is assessed this long after its end
     silence: a site that sends nothing for so long is reported
     rate: batches that a site may send over HTTP; what comes above that is told when to come again
+    report: how often sites that Azure ML, Flux or IoT Edge runs send what they saw
     uploads: files that sites upload
     logs: tables of Log Analytics workspaces
     """
@@ -186,6 +187,7 @@ class Telemetry(Section, frozen=True, kw_only=True):
     settle: Duration = "6h"
     silence: Duration = "2d"
     rate: Rate = "36000 per hour"
+    report: Duration = "1h"
     uploads: tuple[Upload, ...] = ()
     logs: tuple[Logs, ...] = ()
 

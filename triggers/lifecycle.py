@@ -74,6 +74,7 @@ def begin(
         started=decision.at,
         champion=champion,
         compute=decision.compute,
+        model=model,
         data_start=start,
         data_end=end,
         holdout_end=decision.at,

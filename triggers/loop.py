@@ -335,15 +335,27 @@ def submit(ports: Ports, loop_name: str, candidate: str, by: str, reason: str) -
     return _start(ports, loop_name, reason, by, candidate)
 
 
-def retrain(ports: Ports, loop_name: str, by: str, reason: str, account: str = "") -> str:
-    """A person wants a retraining now: hysteresis, cooldown and budget are theirs to judge. `account`: their id."""
-    return _start(ports, loop_name, reason, by, account=account)
+def retrain(ports: Ports, loop_name: str, by: str, reason: str, account: str = "", *, supersede: bool = False) -> str:
+    """A person wants a retraining now: hysteresis, cooldown and budget are theirs to judge. `account`: their id.
+
+    With `supersede` it takes the place of runs that nobody has answered and that have reached no site, in the same
+    write. Raises Refused where another run is active that it may not, or was not asked to, take the place of.
+    """
+    return _start(ports, loop_name, reason, by, account=account, supersede=supersede)
 
 
 def _start(
-    ports: Ports, loop_name: str, reason: str, by: str, candidate: str = "", account: str = "", **train: Any
+    ports: Ports,
+    loop_name: str,
+    reason: str,
+    by: str,
+    candidate: str = "",
+    account: str = "",
+    supersede: bool = False,
+    **train: Any,
 ) -> str:
     loop = ports.configs.loop(loop_name)
+    ended: list[str] = []
 
     def attempt() -> str:
         unit = LoopUnit(ports.store, loop_name, ports.clock.now())
@@ -351,8 +363,8 @@ def _start(
         known, waiting = (f"{kind}/{codec.short(model)}" for kind in ("model", "waiting"))
         if model and (begun := unit.raw(known)):
             return begun.decode()
-        ended = f"{min(unit.head.active.values())} has not ended" if unit.head.active else ""
-        why = ended or sites.frozen(ports, loop_name)
+        ended[:] = sorted(unit.head.active.values()) if supersede else []
+        why = _in_the_way(unit, supersede) or sites.frozen(ports, loop_name)
         if why and model:
             if unit.raw(waiting) is None:
                 unit.put(waiting, WaitingModel(at=unit.now, by=by, **train))
@@ -373,15 +385,77 @@ def _start(
         begun_with = train if candidate or train else {"data": _use_labels(unit, loop, _labels(unit))}
         requested_by = tuple(filter(None, (by, account)))
         run_id = _begin(unit, decision, loop, candidate, requested_by, **begun_with)
+        for old in ended:
+            _supersede(unit, old, run_id)
         if model:
             unit.put_raw(known, run_id.encode())
             unit.delete(waiting)
+            _drop_older(unit, model)
         unit.commit()
         return run_id
 
-    if run_id := again(attempt):
-        flush(ports, run_id)
+    run_id = again(attempt)
+    for each in (*ended, *filter(None, [run_id])):
+        flush(ports, each)
+    if not run_id:
+        _make_way(ports, loop_name, train["model"])
     return run_id
+
+
+def _in_the_way(unit: LoopUnit, supersede: bool) -> str:
+    """Which active run keeps another from beginning; empty where none does."""
+    for run_id in sorted(unit.head.active.values()):
+        if not supersede:
+            return f"{run_id} has not ended"
+        run, request = unit.run(run_id), unit.get(f"approval/{run_id}", approval.Request)
+        if run.times or (run.phase, on.Superseded) not in lifecycle.RULES:
+            return f"{run_id} is {run.phase} and has reached sites: take it back, or let it end"
+        if request is not None and request.state in _ANSWERS:
+            return f"{run_id} has been answered: cancel it, or let it end"
+    return ""
+
+
+def _supersede(unit: LoopUnit, run_id: str, by: str) -> None:
+    """A run ends in favour of another, and its question is closed in the same write: no answer comes in between."""
+    event = on.Superseded(id=f"superseded/{run_id}", run=run_id, at=unit.now, by=by)
+    request = unit.get(f"approval/{run_id}", approval.Request)
+    if request is not None and request.state == "open":
+        unit.put(f"approval/{run_id}", replace(request, state="withdrawn", reason="superseded"))
+        unit.note("approval-withdrawn", run_id, "superseded")
+    _move(unit, event)
+
+
+def _make_way(ports: Ports, loop_name: str, model: str) -> None:
+    """A run for an older version of a registered model ends for the newer one that waits: until a person has let it
+    roll out, the registry's newest version is what they should be asked about. Any other run goes on."""
+    if sites.frozen(ports, loop_name):
+        return
+    for run in active_runs(ports, loop_name):
+        if run.model and newer(model, run.model) and (run.phase, on.Superseded) in lifecycle.RULES:
+            event = on.Superseded(id=f"superseded/{run.id}", run=run.id, at=ports.clock.now(), by=model)
+            body = codec.encode(event, "Event")
+            ports.bus.send("runs", [Message(id=codec.short(event.id), body=body, session=run.id)])
+
+
+def _drop_older(unit: LoopUnit, model: str) -> None:
+    """Older versions that wait will never be asked about."""
+    for key, value in list(unit.scan("waiting/")):
+        waiting = codec.decode(value, WaitingModel)
+        if newer(model, waiting.model):
+            unit.delete(key)
+            unit.note("model-refused", waiting.model, f"superseded by {model}")
+
+
+def newer(model: str, other: str) -> bool:
+    """Whether a registered model is a later version than another; what has no number is as new as it comes.
+
+    >>> newer("azureml:line:10", "azureml:line:9"), newer("azureml:line:9", "azureml:line:10")
+    (True, False)
+    """
+    versions = [name.rpartition(":")[2] for name in (model, other)]
+    if all(version.isdecimal() for version in versions):
+        return int(versions[0]) > int(versions[1])
+    return model != other
 
 
 def registered(
@@ -395,8 +469,9 @@ def registered(
     """A model that somebody else registered (`model`: azureml:NAME:VERSION) becomes a candidate and goes to the gate,
     once. Rows within `trained` are no test of it; where nothing is said, no row is.
 
-    While another run is active, or the loop is frozen, it waits, and the sweep lets it in. Raises Refused where there
-    is no place to make a candidate of it. Either is in the audit trail.
+    While another run is active, or the loop is frozen, it waits, and the sweep lets it in; a run for an older version
+    that nobody has let roll out ends for it. Raises Refused where there is no place to make a candidate of it. Either
+    is in the audit trail.
     """
     return _start(ports, loop_name, f"{model} was registered", by, model=model, trained=trained, authors=authors)
 
@@ -499,6 +574,13 @@ def tell(ports: Ports, event: on.Event) -> Run:
 
 def _tell(ports: Ports, event: on.Event) -> Run:
     unit = LoopUnit(ports.store, loop_of(event.run), ports.clock.now())
+    run = _move(unit, event)
+    unit.commit()
+    return run
+
+
+def _move(unit: LoopUnit, event: on.Event) -> Run:
+    """The run of an event moved by it, with its effects, if it moves."""
     before = unit.run(event.run)
     step = lifecycle.advance(before, event)
     if step.run == before:
@@ -515,7 +597,6 @@ def _tell(ports: Ports, event: on.Event) -> Run:
     )
     if step.run.phase.final:
         _end(unit, step.run)
-    unit.commit()
     return step.run
 
 
@@ -1157,8 +1238,8 @@ def sweep(ports: Ports, loop_name: str) -> None:
         labelled(ports, loop_name, version)
     waiting = [codec.decode(r.value, WaitingModel) for r in ports.store.scan(loop_name, "waiting/")]
     if waiting:
-        oldest = min(waiting, key=lambda model: model.at)
-        registered(ports, loop_name, oldest.model, oldest.by, oldest.trained, oldest.authors)
+        first = min(waiting, key=lambda w: (any(newer(x.model, w.model) for x in waiting), w.at))
+        registered(ports, loop_name, first.model, first.by, first.trained, first.authors)
 
 
 _NOTICE = timedelta(days=14)

@@ -81,7 +81,8 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` names them (None: the whole fleet).
 
-    `requested_by`: names and ids of the person who asked for it; empty where drift did. `expires`: how long the
+    `requested_by`: names and ids of the person who asked for it; empty where drift did. `model`: what somebody else
+    registered, of which the candidate is made. `expires`: how long the
     question is open. `through`: so many waves may begin before it is asked again (None: all). `resumed`: how
     often it was. `seen` holds the ids of events that may still come again: all but those of waves already judged.
     """
@@ -98,6 +99,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     champion: str
     candidate: str = ""
     compute: Literal["cloud", "edge"] = "cloud"
+    model: str = ""
     data_start: datetime | None = None
     data_end: datetime | None = None
     holdout_end: datetime | None = None

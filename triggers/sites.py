@@ -7,7 +7,7 @@ list of sites is written after it, and rebuilt from the sites' records by the sw
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import isnan
 from typing import Any, Literal
 
@@ -36,9 +36,10 @@ from triggers.run import Phase, Run
 replace = msgspec.structs.replace
 
 SITE = "site"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 50
-_PACE = timedelta(minutes=1)
-"""A change that is underway is looked at again after so long."""
+_PACES = tuple(timedelta(minutes=m) for m in (15, 5, 2, 1))
+"""A change that is underway is looked at again so often: the longer its step lasts, the less."""
 
 
 def frozen(ports: Ports, loop: str, site: str = "") -> str:
@@ -268,7 +269,7 @@ def _look_at_underway(ports: Ports, run: Run) -> None:
     for row in (row for _, row in rows(ports, run.id) if row.status == "underway"):
         state = state_of(ports, run.loop, row.site)
         if state.run == run.id and state.action != "adopt":
-            _look_again(ports, _change(state, run.loop, row.site, state.action, now))
+            _look_again(ports, _change(state, run.loop, row.site, state.action, now), state)
 
 
 def _drop_removed(ports: Ports, run: Run) -> None:
@@ -489,13 +490,16 @@ def _take_step(ports: Ports, change: Change, underway: Underway) -> None:
 
     state = again(attempt)
     if state is not None:
-        _look_again(ports, change)
+        _look_again(ports, change, state)
         follow_up(ports, change.loop, change.site, state)
 
 
-def _look_again(ports: Ports, change: Change) -> None:
-    """One message a minute, however many ask for it."""
-    due = (ports.clock.now() + _PACE).replace(second=0, microsecond=0)
+def _look_again(ports: Ports, change: Change, state: SiteState) -> None:
+    """At the next even time of the pace: one message, however many ask for it."""
+    now = ports.clock.now()
+    lasts = now - state.health.since if state.health else timedelta(0)
+    pace = next((p for p in _PACES if p <= lasts / 8), _PACES[-1])
+    due = now - (now - _EPOCH) % pace + pace
     body = msgspec.json.encode(change)
     name = codec.short(f"{change.id}/{change.fence}/{due:%Y%m%dT%H%M}")
     ports.bus.send("deployments", [Message(id=name, body=body, session=change.site, at=due)])

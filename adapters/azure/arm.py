@@ -9,6 +9,7 @@ from typing import Any
 from adapters.azure.errors import named
 
 RETRIES = {"retry_total": 2, "retry_backoff_factor": 0.4, "connection_timeout": 10, "read_timeout": 30}
+_WAITS = ("connection_timeout", "read_timeout")
 """A call that fails for longer is Retry: the queue and the sweep repeat it."""
 
 PUBLIC = "https://management.azure.com"
@@ -71,4 +72,5 @@ class Arm:
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
         who = BearerTokenCredentialPolicy(self._credential(), self._scope)
-        return PipelineClient(self._base, policies=[RetryPolicy(**RETRIES), who], **self._options)
+        waits = {name: RETRIES[name] for name in _WAITS}  # the transport's own: minutes
+        return PipelineClient(self._base, policies=[RetryPolicy(**RETRIES), who], **{**waits, **self._options})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import JSONDecodeError
 
 from triggers.errors import Conflict, DriftloopError, NotFound, Refused, Retry
 
@@ -33,7 +34,7 @@ def reaction(error: Exception, what: str, fields: Mapping[str, object]) -> Drift
     """None: not an SDK's error."""
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
-    if not isinstance(error, (AzureError, OSError)):  # OSError: what requests raises of a body that is cut off
+    if not isinstance(error, (AzureError, OSError, JSONDecodeError)):  # the latter two: of a body that is cut off
         return None
     words = f"{what}: {_first_line(error)}"
     status = error.status_code if isinstance(error, HttpResponseError) else None

@@ -39,7 +39,8 @@ class Commit:
 class Repository:
     """`login` gives user and password whenever the repository is reached; both may be empty.
 
-    Everything raises Retry where the repository cannot be reached, and Refused where it does not let us in.
+    Everything raises Retry where the repository cannot be reached or does not let us in (a token that has expired must
+    fail no rollout), and Refused where there is none.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ def _named(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (HTTPUnauthorized, NotGitRepository) as error:
+    except NotGitRepository as error:
         raise Refused(f"{url}: {type(error).__name__}: {error}") from error
-    except (GitProtocolError, HTTPError, OSError) as error:
+    except (HTTPUnauthorized, GitProtocolError, HTTPError, OSError) as error:
         raise Retry(f"{url}: {error}") from error

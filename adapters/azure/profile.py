@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from adapters.azure import iotedge
 from adapters.azure.arm import Arm
 from adapters.azure.blobs import BlobStore
@@ -42,18 +44,19 @@ class Azure:
     """All the adapters of one function app.
 
     Nothing is imported of an SDK, and no setting is read, before a port is first used: what is missing is said by
-    what needs it. An adapter takes `settings` and `identity`, and makes its client at its first call.
+    what needs it. An adapter takes `settings` and `identity`, and makes its client at its first call. `cloud` goes to
+    the workspace's client: another cloud than the public one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, **cloud: Any) -> None:
         self.settings = settings
         self.identity = Identity(settings)
         self.blobs = BlobStore(settings, self.identity, lambda: settings.container)
         self.files = BlobStore(settings, self.identity, lambda: settings.config)
         self.keys = Keys(BlobStore(settings, self.identity, lambda: settings.keys), self.blobs)
-        self.workspace = Workspace(lambda: settings.workspace, self.identity)
+        self.workspace = Workspace(lambda: settings.workspace, self.identity, **cloud)
         store = TableStore(settings, self.identity)
-        configs, signatures, clock = BlobConfigs(self.files), Ed25519(), SystemClock()
+        configs, signatures, clock = BlobConfigs(self.files), Ed25519(), clock or SystemClock()
         self.ports = Ports(
             store=store,
             blobs=self.blobs,

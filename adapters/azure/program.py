@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from adapters.azure.arm import Arm
-from triggers.config import Loop, Site
+from triggers.config import Loop, Site, duration
 from triggers.errors import NotFound, Offline, Refused
 from triggers.ports import Change, Configs
 
@@ -38,6 +38,7 @@ def told(loop: Loop, site: Site, addresses: Addresses, **about: Any) -> Mapping[
         "registry": addresses.registry,
         "registry_key": "registry.pub",
         "stays": site.data == "stays",
+        "flush": max(1, int(duration(loop.telemetry.report).total_seconds())),
         "schema": {"version": loop.schema.version, "task": loop.task, "features": features},
         **signs,
         **about,

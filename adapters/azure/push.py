@@ -30,6 +30,8 @@ PROGRAM = ("edge", "drift")
 SCRIPT = "edge/azureml.py"
 TIMEOUT_S = 10.0
 PROBE = {"initialDelay": "PT10S", "period": "PT10S", "timeout": "PT5S", "failureThreshold": 30, "successThreshold": 1}
+_ANOTHER_TIME = frozenset({401, 408, 429, 502, 503, 504})
+"""What the endpoint says of itself, and not of a candidate: throttled, a key just renewed, nobody behind it yet."""
 CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 _KEPT = ("location", "tags", "identity", "kind", "sku")
 _PROPERTIES = ("authMode", "compute", "description", "traffic", "properties", "publicNetworkAccess")
@@ -255,22 +257,24 @@ class PushExecutor:
             raise Refused(f"{name} takes {new.ms:.0f} ms to answer, at most {limit:g} are allowed")
 
     def _ask(self, uri: str, key: str, deployment: str, rows: list[dict[str, Any]]) -> _Answer | None:
-        """None where nobody can be reached there."""
+        """None where nobody can be reached there. Raises Retry where the answer is lost."""
         from azure.core import PipelineClient
-        from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+        from azure.core.exceptions import ServiceRequestError
         from azure.core.rest import HttpRequest
 
         headers = {"Authorization": f"Bearer {key}", "azureml-model-deployment": deployment}
         request = HttpRequest("POST", uri, headers=headers, json={"probe": rows})
         times = []
-        with PipelineClient(uri, policies=[], **self._options) as client:
+        with named(f"{deployment} was tried"), PipelineClient(uri, policies=[], **self._options) as client:
             for _ in range(3):  # the first may have to wake it up
                 began = time.perf_counter()
                 try:
                     answer = client.send_request(request, connection_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S)
-                except (ServiceRequestError, ServiceResponseError):
+                except ServiceRequestError:
                     return None
                 times.append((time.perf_counter() - began) * 1000)
+        if answer.status_code in _ANOTHER_TIME:
+            raise Retry(f"{deployment} was tried, and the endpoint answered {answer.status_code}")
         if answer.status_code != 200:
             raise Refused(f"{deployment} answered {answer.status_code} when it was tried: {answer.text()[:200]}")
         said = answer.json()

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ from typing import Any, ClassVar
 import trustme
 
 from adapters.azure.settings import WorkspaceId
+from tests.conftest import Authority
 from tests.infra.calls import unknown
-from triggers.ports import Blobs
+from triggers.ports import Blobs, Clock
 
 SUBSCRIPTION, GROUP, NAME = "00000000-0000-0000-0000-000000000001", "plant", "ml"
 WORKSPACE_ID = WorkspaceId(SUBSCRIPTION, GROUP, NAME)
@@ -96,7 +98,10 @@ class AzureMl:
         blobs: Blobs,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         datastore: str = "driftloop",
+        authority: Authority | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """`clock`: the time at the deployments, where it is not the machine's."""
         self.folder = folder
         self.blobs = blobs
         self.datastore = datastore
@@ -121,15 +126,25 @@ class AzureMl:
         """Deployments of an endpoint."""
         self.pretends = False
         """Whether a job only runs until `end` says how it ended."""
-        self._on_event = on_event
+        self.waits = True
+        """Whether a deployment is answered for when its program is up; else it is Creating until then, as really."""
+        self._answered: dict[str, Counter[str]] = {}
+        """Requests since the traffic of an endpoint was last set, by deployment."""
+        self._on_event, self._clock = on_event, clock
         self._lock = threading.RLock()
-        ca = trustme.CA()
-        self.ca = folder / "ca.pem"
         folder.mkdir(parents=True, exist_ok=True)
-        ca.cert_pem.write_to_path(self.ca)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        if authority is None:
+            ca = trustme.CA()
+            self.ca = folder / "ca.pem"
+            ca.cert_pem.write_to_path(self.ca)
+            ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        else:
+            self.ca = authority.ca
+            context.load_cert_chain(authority.cert, authority.key)
         self._arm = _Server(self, context)
+        self.shown = self.url
+        """Where it is said to be."""
         self._storage = _Server(self, None)
 
     @property
@@ -147,14 +162,14 @@ class AzureMl:
     def options(self) -> dict[str, Any]:
         """What an MLClient is told to find this workspace."""
         clouds = {
-            "azure_portal": self.url,
-            "resource_manager": self.url,
-            "active_directory": self.url,
-            "aml_resource_id": self.url,
+            "azure_portal": self.shown,
+            "resource_manager": self.shown,
+            "active_directory": self.shown,
+            "aml_resource_id": self.shown,
             "storage_endpoint": "localhost",
-            "registry_discovery_endpoint": self.url,
+            "registry_discovery_endpoint": self.shown,
         }
-        return {"connection_verify": str(self.ca), "cloud": self.url, "cloud_metadata": clouds}
+        return {"connection_verify": str(self.ca), "cloud": self.shown, "cloud_metadata": clouds}
 
     def score(self, endpoint: str, asked: Any, deployment: str = "") -> Any:
         """What an endpoint answers."""
@@ -403,7 +418,7 @@ class AzureMl:
             uri = properties.get("dataUri") or properties["modelUri"]
         place = _stored(uri)
         folder = run.folder / "inputs" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if given["jobInputType"] == "uri_file" or place[-1:] != "/":
             path = folder / place.rsplit("/", 1)[-1]
             path.write_bytes(self.blobs.get(place))
@@ -440,7 +455,8 @@ class AzureMl:
         properties["provisioningState"] = "Succeeded"
         endpoint, _, deployment = path.partition("/deployments/")
         if not deployment:
-            properties["scoringUri"] = f"{self.url}/score/{endpoint.rsplit('/', 1)[1]}"
+            self._answered.pop(path, None)
+            properties["scoringUri"] = f"{self.shown}/score/{endpoint.rsplit('/', 1)[1]}"
             return
         properties.setdefault("scaleSettings", {"scaleType": "Default"})
         resources: dict[str, Any] = {"containerResourceRequests": {}, "containerResourceLimits": {}}
@@ -450,12 +466,16 @@ class AzureMl:
             if self.pretended[path] in self.bad:
                 properties["provisioningState"] = "Failed"
             return
+        if path in self.deployments and self.deployments[path].poll() is None:
+            found["properties"] = self.resources[path]["properties"]
+            return
         folder = self.folder / "deployments" / f"{endpoint.rsplit('/', 1)[1]}-{deployment}"
         code = self._code(properties["codeConfiguration"]["codeId"])
         given = {"jobInputType": "uri_folder", "uri": properties["model"]}
         model = Path(self._input(Run(deployment, {}, folder), "model", given))
         script = code / properties["codeConfiguration"]["scoringScript"]
-        variables = {**os.environ, **(properties.get("environmentVariables") or {}), "AZUREML_MODEL_DIR": str(model)}
+        told = {k: v.replace("/var/tmp/", f"{folder}/disk/") for k, v in properties["environmentVariables"].items()}
+        variables = {**os.environ, **told, "AZUREML_MODEL_DIR": str(model)}
         with (folder / "log.txt").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", _SERVE, str(code), str(script)],
@@ -467,18 +487,32 @@ class AzureMl:
                 text=True,
                 start_new_session=True,
             )
+        self.deployments[path] = process
+        if self.waits:
+            self._up(process, properties)
+        else:
+            properties["provisioningState"] = "Creating"
+            threading.Thread(target=self._up, args=(process, properties), daemon=True).start()
+
+    @staticmethod
+    def _up(process: subprocess.Popen[str], properties: dict[str, Any]) -> None:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline() or '{"error": "it ended"}')
         if "error" in said:
-            properties["provisioningState"] = "Failed"
             process.wait(10)
-        self.deployments[path] = process
+        properties["provisioningState"] = "Failed" if "error" in said else "Succeeded"
+
+    @property
+    def starting(self) -> bool:
+        """Whether a deployment is coming up."""
+        found = (self.resources[path]["properties"] for path in list(self.deployments) if path in self.resources)
+        return any(properties["provisioningState"] == "Creating" for properties in found)
 
     def _score(self, endpoint: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, dict[str, str]]:
-        """The deployment that the header names, else the one that has the traffic."""
+        """The deployment that the header names, else the one that has had least of its share of the traffic."""
         path = next((p for p in self.resources if p.endswith(f"/onlineEndpoints/{endpoint}")), "")
         traffic = (self.resources.get(path, {}).get("properties") or {}).get("traffic") or {}
-        name = headers.get("azureml-model-deployment") or max(traffic, key=lambda n: int(traffic[n]), default="")
+        name = headers.get("azureml-model-deployment") or self._next(path, traffic)
         if self.serving is not None and f"{path}/deployments/{name}" in self.pretended:
             rows = json.loads(body).get("probe")
             return 200, self.serving(self.pretended[f"{path}/deployments/{name}"], rows), {}
@@ -488,9 +522,20 @@ class AzureMl:
         with self._lock:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps(body.decode()) + "\n")
+            now = self._clock.now().timestamp() if self._clock else 0
+            process.stdin.write(json.dumps([now, body.decode()]) + "\n")
             process.stdin.flush()
             return 200, json.loads(process.stdout.readline()), {}
+
+    def _next(self, path: str, traffic: Mapping[str, Any]) -> str:
+        with self._lock:
+            answered = self._answered.setdefault(path, Counter())
+            lacks = {
+                name: int(share) * (answered.total() + 1) - 100 * answered[name] for name, share in traffic.items()
+            }
+            name = max(lacks, key=lambda n: lacks[n], default="")
+            answered[name] += 1
+        return name
 
     def _stop(self, path: str) -> None:
         process = self.deployments.pop(path, None)
@@ -551,7 +596,7 @@ class AzureMl:
 
 FINAL = ("Completed", "Failed", "Canceled")
 _SERVE = """
-import importlib.util, json, sys
+import importlib.util, json, sys, time, types
 sys.path.insert(0, sys.argv[1])
 spec = importlib.util.spec_from_file_location("score", sys.argv[2])
 script = importlib.util.module_from_spec(spec)
@@ -567,7 +612,10 @@ except Exception as error:
     sys.exit(1)
 say({})
 for line in sys.stdin:
-    say(script.run(json.loads(line)))
+    now, body = json.loads(line)
+    if now:
+        sys.modules["edge.site"].time = types.SimpleNamespace(time=lambda: now, perf_counter=time.perf_counter)
+    say(script.run(body))
 getattr(script, "stop", lambda: None)()
 """
 

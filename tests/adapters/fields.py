@@ -24,7 +24,9 @@ from adapters.azure.settings import Settings
 from adapters.azure.workspace import Workspace
 from adapters.local.sites import HttpExecutor
 from tests.adapters.azureml import PROVIDERS, WORKSPACE, WORKSPACE_ID, AzureMl, Token
+from tests.conftest import Authority
 from tests.servers import https
+from tests.servers.faults import Faults, between
 from tests.servers.git import Bare, serving
 from triggers import config as cfg
 from triggers.config import endpoint_name
@@ -67,11 +69,26 @@ def cluster(site: str) -> str:
     return f"{PROVIDERS}/Microsoft.Kubernetes/connectedClusters/{site}"
 
 
+@dataclass
+class Through:
+    """A proxy with faults in front of each https server of a field."""
+
+    authority: Authority
+    faults: Faults
+    close: ExitStack
+
+    def __call__(self, url: str) -> str:
+        a = self.authority
+        return self.close.enter_context(between(url, self.faults, a.ca, a.cert, a.key))
+
+
 class _Arm:
     """The local server with the clusters of the sites in it."""
 
-    def __init__(self, folder: Path, blobs: Blobs, online: dict[str, bool]) -> None:
-        self.server = AzureMl(folder, blobs)
+    def __init__(self, folder: Path, blobs: Blobs, online: dict[str, bool], through: Through | None = None) -> None:
+        self.server = AzureMl(folder, blobs, authority=through and through.authority)
+        if through is not None:
+            self.server.shown = through(self.server.url)
         self.workspace = Workspace(lambda: WORKSPACE_ID, Identity(Settings({})), **self.server.options())
         self.workspace._identity.__dict__["credential"] = self.server.credential
         self.online = online
@@ -85,9 +102,16 @@ class _Arm:
 
 
 @contextmanager
-def push(folder: Path, blobs: Blobs, configs: Configs, clock: Clock, public: bytes = b"PUBLIC") -> Iterator[Field]:
+def push(
+    folder: Path,
+    blobs: Blobs,
+    configs: Configs,
+    clock: Clock,
+    public: bytes = b"PUBLIC",
+    through: Through | None = None,
+) -> Iterator[Field]:
     online = dict.fromkeys(NAMES, True)
-    arm = _Arm(folder / "azure", blobs, online)
+    arm = _Arm(folder / "azure", blobs, online, through)
     server = arm.server
     server.serving = lambda candidate, rows: {"candidate": candidate, "scores": [0.5] * len(rows)}
     transport = {"connection_verify": str(server.ca)}
@@ -132,15 +156,17 @@ class Cluster:
 
 
 @contextmanager
-def flux(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator[Field]:
+def flux(folder: Path, blobs: Blobs, configs: Configs, clock: Clock, through: Through | None = None) -> Iterator[Field]:
     online = dict.fromkeys(NAMES, True)
     refuses: dict[str, set[str]] = {name: set() for name in NAMES}
     clusters = {name: Cluster() for name in NAMES}
     with ExitStack() as stack:
-        bare: Bare = stack.enter_context(serving(folder / "fleet.git"))
-        arm = _Arm(folder / "azure", blobs, online)
+        secure = (str(through.authority.cert), str(through.authority.key)) if through else ()
+        bare: Bare = stack.enter_context(serving(folder / "fleet.git", *secure))
+        arm = _Arm(folder / "azure", blobs, online, through)
         stack.callback(arm.server.close)
-        git = Repository(lambda: bare.url, lambda: "main", lambda: ("", ""), clock)
+        url = through(bare.url) if through else bare.url
+        git = Repository(lambda: url, lambda: "main", lambda: ("", ""), clock)
         executor = FluxExecutor(configs, arm.workspace.arm, git, clock, lambda: ADDRESSES, lambda: b"PUBLIC")
 
         def work() -> None:
@@ -222,7 +248,9 @@ def local(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterato
 
 
 @contextmanager
-def iotedge(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Iterator[Field]:
+def iotedge(
+    folder: Path, blobs: Blobs, configs: Configs, clock: Clock, through: Through | None = None
+) -> Iterator[Field]:
     """IoT Hub, and the agents of devices that run the module of the deployment with the greatest priority."""
     online = dict.fromkeys(NAMES, True)
     refuses: dict[str, set[str]] = {name: set() for name in NAMES}
@@ -259,11 +287,7 @@ def iotedge(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Itera
             self.send_response(204)
             self.end_headers()
 
-    ca = trustme.CA()
-    folder.mkdir(exist_ok=True)
-    ca.cert_pem.write_to_path(folder / "ca.pem")
-    server = ca.issue_cert("127.0.0.1")
-    server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    trusted, cert, key = _certificate(folder, through)
 
     def work() -> None:
         for name in (n for n in NAMES if online[n]):
@@ -279,12 +303,22 @@ def iotedge(folder: Path, blobs: Blobs, configs: Configs, clock: Clock) -> Itera
             if state == "running":
                 serves[name] = asked
 
-    pem = str(folder / "server.pem")
-    with https.serving(Handler, pem, pem) as url:
-        hub = Arm(Token, url, connection_verify=str(folder / "ca.pem"))
+    with https.serving(Handler, str(cert), str(key)) as url:
+        hub = Arm(Token, through(url) if through else url, connection_verify=str(trusted))
         executor = IotEdgeExecutor(configs, hub, clock, lambda: "driftloop-edge:0.1.0")
         yield Field(executor, work, lambda s: {serves[s]: 100}, lambda: len(writes), online, refuses, (held, twins))
 
 
-Open = Callable[[Path, Blobs, Configs, Clock], AbstractContextManager[Field]]
+def _certificate(folder: Path, through: Through | None) -> tuple[Path, Path, Path]:
+    """Who is trusted, certificate and key of a server."""
+    if through is not None:
+        return through.authority.ca, through.authority.cert, through.authority.key
+    ca, pem = trustme.CA(), folder / "server.pem"
+    folder.mkdir(exist_ok=True)
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    return folder / "ca.pem", pem, pem
+
+
+Open = Callable[..., AbstractContextManager[Field]]
 FIELDS: dict[str, Open] = {"local": local, "azureml": push, "flux": flux, "iotedge": iotedge}

@@ -234,7 +234,7 @@ def test_every_duration_has_its_limits() -> None:
             else f"schema: {{{name}: 999999w, {features[1:]}\n"
         )
         assert f"{section}.{name}: '999999w'; expected" in problems(text + more)[0]
-    assert len(named) == 19
+    assert len(named) == 20
 
 
 def _fields(section: type) -> list[msgspec.structs.FieldInfo]:

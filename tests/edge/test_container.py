@@ -169,6 +169,20 @@ def test_the_script_serves_its_model_and_tells_which(script: Any, ingest: Ingest
     assert all(body["signature"] for body in told)
 
 
+def test_what_was_seen_is_told_when_it_is_asked_for_and_at_the_latest_at_the_end(
+    script: Any, settings: Settings, ingest: Ingest
+) -> None:
+    settings.site(flush=3600)
+    script.init()
+    told = []
+    for end in (lambda: script.run('{"report": true}'), script.stop):
+        script.run(json.dumps({"rows": [{"distance": 0.5, "carrier": "AA"}]}))
+        end()
+        told.append(len(ingest.bodies))
+    assert told == [1, 2]
+    assert all(len(json.loads(body)["columns"]["distance"]) == 1 for body in ingest.bodies)
+
+
 def test_a_deployment_whose_model_is_not_the_registrys_fails(script: Any, model: Path) -> None:
     [signature] = model.rglob(candidate.SIGNATURE)
     manifest = (signature.parent / candidate.MANIFEST).read_bytes()

@@ -137,6 +137,9 @@ def test_a_run_is_stopped_and_another_begun(where: list[str], stage: Any, run: s
     begun = json.loads(told("retrain", "--reason", "now", "--json", *where))["run"]
     assert [r.id for r in loop.active_runs(stage.ports, "flights")] == [begun]
     assert told("retrain", "--reason", "and now", *where, status=2) == f"driftloop: {begun} has not ended\n"
+    newer = json.loads(told("retrain", "--reason", "once more", "--supersede", "--json", *where))["run"]
+    assert f"superseded by {newer}" in told("show", begun, *where)
+    begun = newer
 
 
 def test_what_was_quarantined_is_read_and_comes_in_again_once_it_can(

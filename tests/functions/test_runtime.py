@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,8 @@ def given(binding: dict[str, Any]) -> Message:
     """Something that such a trigger might bring, none of it any good."""
     if binding["type"] == "httpTrigger":
         http = {"method": "POST", "url": "http://localhost/api/x", "headers": {}, "query": {}}
-        return Message(
-            http=Message(**http, params=dict.fromkeys(("loop", "run", "file"), "none"), body=Message(bytes=b"{"))
-        )
+        params = dict.fromkeys(re.findall(r"\{(\w+)", binding.get("route") or ""), "none")
+        return Message(http=Message(**http, params=params, body=Message(bytes=b"{")))
     if binding["type"] == "timerTrigger":
         return Message(json=json.dumps({"IsPastDue": False}))
     if binding["type"] == "eventGridTrigger":

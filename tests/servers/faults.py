@@ -35,7 +35,14 @@ class Faults:
     seed: int = 0
     hang_s: float = 3.0
     seen: list[tuple[str, Fault | None]] = field(default_factory=list)
+    began: int = 0
+    """How many requests there were before what is planned."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, plan: Mapping[int, Fault]) -> None:
+        """From now on, with the numbers of the plan counted from here."""
+        self.began = len(self.seen)
+        self.plan = {self.began + number: fault for number, fault in plan.items()}
 
     def next(self, about: str) -> Fault | None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,8 @@ class Bare:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Bare]:
+def serving(folder: Path, cert: str = "", key: str = "") -> Iterator[Bare]:
+    """With a certificate, over https."""
     Repo.init_bare(str(folder), mkdir=True, default_branch=b"main").close()
     repo = Repo(str(folder))
     backend = DictBackend({"/fleet.git": repo})
@@ -89,7 +91,11 @@ def serving(folder: Path) -> Iterator[Bare]:
         return chain(environ, respond)
 
     server = make_server("127.0.0.1", 0, app, WSGIServer, _Quiet)
-    bare.url = f"http://127.0.0.1:{server.server_port}/fleet.git"
+    if cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    bare.url = f"http{'s' * bool(cert)}://127.0.0.1:{server.server_port}/fleet.git"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

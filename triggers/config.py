@@ -687,6 +687,19 @@ class InstanceType(Section, frozen=True, kw_only=True):
     memory: Quantity = ""
 
 
+class Toleration(Section, frozen=True, kw_only=True):
+    """A taint of nodes that the model may run on all the same.
+
+    key: of the taint
+    value: of the taint; empty: any
+    effect: of the taint
+    """
+
+    key: Annotated[str, Meta(min_length=1)]
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
 class Free(Section, frozen=True, kw_only=True):
     """What a cluster has for a model.
 
@@ -710,6 +723,8 @@ class Site(Section, frozen=True, kw_only=True):
     blackouts: when it must not be changed
     link_kbps: bandwidth of its link, for how long a candidate takes to arrive
     instance_types: instance types that the cluster knows
+    tolerations: taints of the nodes that the model may run on; at executor azureml only those that Azure ML's own pods
+        tolerate (ml.azure.com/...), as a pushed deployment brings none
     free: what it has for both versions of the model side by side and, at executor azureml, the Azure ML extension
     architecture: of its nodes
     executor: how a candidate gets there: local (asked at its url), azureml (pushed), flux (pulled from Git) or iotedge;
@@ -737,6 +752,7 @@ class Site(Section, frozen=True, kw_only=True):
     blackouts: tuple[Blackout, ...] = ()
     link_kbps: Annotated[float, Meta(gt=0.0)] | None = None
     instance_types: tuple[InstanceType, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
     free: Free | None = None
     architecture: str = ""
     executor: Literal["local", "azureml", "flux", "iotedge"] = "local"
@@ -1063,7 +1079,17 @@ def _fleet_problems(fleet: Fleet, _: Told) -> _Found:
         yield from _key_problems(site.keys, (*at, "keys"), owners)
 
 
+AMLARC = tuple(
+    f"ml.azure.com/{name}" for name in ("amlarc", "amlarc-workload", "resource-group", "workspace", "compute")
+)
+"""Taints that Azure ML's workloads tolerate, whatever is deployed."""
+
+
 def _site_problems(site: Site, at: Path) -> _Found:
+    for i, toleration in enumerate(site.tolerations):
+        if site.executor == "azureml" and toleration.key not in AMLARC:
+            alone = f"{toleration.key!r}: Azure ML's deployments tolerate {', '.join(AMLARC)} alone"
+            yield (*at, "tolerations", i, "key"), f"{alone}; expected one of them, or executor: flux"
     if what := _zone_problem(site.timezone):
         yield (*at, "timezone"), what
     for i, window in enumerate(site.windows):

@@ -12,7 +12,7 @@ import yaml
 from adapters.azure.arm import Arm
 from adapters.azure.git import Commit, Repository
 from adapters.azure.program import Addresses, connected, site_of, told
-from triggers.config import Loop, Site
+from triggers.config import Loop, Site, Toleration
 from triggers.errors import Offline, Refused
 from triggers.ports import Change, Clock, Configs, Underway
 
@@ -170,11 +170,13 @@ def rendered(loop: Loop, site: Site, candidate: str, addresses: Addresses, publi
     edge = told(loop, site, addresses, state="/state", wanted="/etc/driftloop-wanted/wanted.json")
     kind, pod = PODS[loop.serving.workload]
     needs = {k: v for k, v in (("cpu", loop.serving.needs.cpu), ("memory", loop.serving.needs.memory)) if v}
-    patch = [
+    patch: list[dict[str, Any]] = [
         {"op": "add", "path": f"{pod}/containers/0/resources/{part}/{name}", "value": value}
         for part in ("requests", "limits")
         for name, value in needs.items()
     ]
+    if site.tolerations:
+        patch.append({"op": "add", "path": f"{pod}/tolerations", "value": [_tolerated(t) for t in site.tolerations]})
     overlay: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -193,6 +195,12 @@ def rendered(loop: Loop, site: Site, candidate: str, addresses: Addresses, publi
         "registry.pub": public,
         "wanted.json": json.dumps({"candidate": candidate}).encode() + b"\n",
     }
+
+
+def _tolerated(taint: Toleration) -> dict[str, str]:
+    """As Kubernetes spells it."""
+    any_value = {"operator": "Equal", "value": taint.value} if taint.value else {"operator": "Exists"}
+    return {"key": taint.key, **any_value, "effect": taint.effect}
 
 
 def _why(status: Mapping[str, Any]) -> str:

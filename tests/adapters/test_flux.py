@@ -22,6 +22,7 @@ from tests.adapters.test_executors import Sites, Time
 from tests.triggers.world import LOOP, Configs
 from triggers import config as cfg
 from triggers.errors import Offline, Refused
+from triggers.reading import Wrong
 
 ROOT = Path(__file__).parents[2]
 replace = cfg.msgspec.structs.replace
@@ -141,6 +142,31 @@ def test_a_cluster_without_a_configuration_or_with_an_expired_certificate_is_ref
         del server.resources[path]
     with pytest.raises(Refused, match="no fluxConfiguration 'driftloop'"):
         pulled.field.executor.apply(pulled.change(NEW, site="b"))
+
+
+def test_a_site_s_tolerations_are_those_of_its_pod() -> None:
+    taints = (cfg.Toleration(key="line", value="press"), cfg.Toleration(key="gpu", effect="NoExecute"))
+    addresses = Addresses(ingest="https://app/api/telemetry", registry="blob://plant/driftloop")
+    overlay = yaml.safe_load(
+        rendered(LOOP, cfg.Site(name="north", tolerations=taints), NEW, addresses, b"PUBLIC")["kustomization.yaml"]
+    )
+    assert yaml.safe_load(overlay["patches"][0]["patch"]) == [
+        {
+            "op": "add",
+            "path": "/spec/template/spec/tolerations",
+            "value": [
+                {"key": "line", "operator": "Equal", "value": "press", "effect": "NoSchedule"},
+                {"key": "gpu", "operator": "Exists", "effect": "NoExecute"},
+            ],
+        }
+    ]
+
+
+def test_a_taint_that_a_pushed_deployment_would_not_tolerate_is_refused_beforehand() -> None:
+    site = "sites: [{{name: a, executor: azureml, tolerations: [{{key: {key}}}]}}]"
+    assert cfg.parse_fleet(site.format(key="ml.azure.com/amlarc-workload")).sites[0].tolerations
+    with pytest.raises(Wrong, match="'gpu': Azure ML's deployments tolerate "):
+        cfg.parse_fleet(site.format(key="gpu"))
 
 
 @pytest.mark.parametrize("workload", ["statefulset", "inferenceservice"])

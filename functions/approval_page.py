@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from functions.pages import Html, html, shell
@@ -338,33 +338,28 @@ def _timeline(waves: Iterable[PlanWave], now: datetime) -> Html:
     ahead = [(n, w.start, w.end, w) for n, w in enumerate(waves, 1) if w.start and w.end]
     if not ahead:
         return Html("")
-    last, wide, row = max(end for _, _, end, _ in ahead), 600, 22
+    last = max(end for _, _, end, _ in ahead)
     whole = max((last - now).total_seconds(), 1.0)
 
-    def x(at: datetime) -> str:
-        return f"{max(0.0, (at - now).total_seconds()) / whole * wide:.1f}"
+    def share(length: timedelta) -> float:
+        return max(0.0, length.total_seconds()) / whole * 100
 
     bars = [
         html(
-            '<rect x="{}" y="{}" width="{}" height="14" fill="currentColor" opacity="0.25"/>'
-            '<text x="4" y="{}" font-size="12" fill="currentColor">{}</text>',
-            x(start),
-            i * row + 4,
-            f"{max(2.0, (end - start).total_seconds() / whole * wide):.1f}",
-            i * row + 15,
+            '<li>{}<svg viewBox="0 0 100 8" preserveAspectRatio="none" width="100%" height="8" aria-hidden="true">'
+            '<rect width="100" height="8" fill="currentColor" opacity="0.1"/>'
+            '<rect x="{}" width="{}" height="8" fill="currentColor" opacity="0.6"/></svg>{}</li>',
             f"wave {n}, {w.ring}: {when(start)} to {when(end)}, {w.bytes / 1e6:,.1f} MB",
+            f"{share(start - now):.1f}",
+            f"{max(0.5, share(end - start)):.1f}",
+            html('<span class="sub">{}</span>', w.held) if w.held else "",
         )
-        for i, (n, start, end, w) in enumerate(ahead[:40])
+        for n, start, end, w in ahead[:40]
     ]
-    held = [html("<li>{}</li>", f"wave {n}: {w.held}") for n, _, _, w in ahead if w.held]
     return html(
-        '<p class="sub">If you approve now and every site is well, it is verified everywhere by {}.</p>'
-        '<svg role="img" aria-label="Waves by time" viewBox="0 0 {} {}" width="100%">{}</svg><ul>{}</ul>',
+        '<p class="sub">If you approve now and every site is well, it is verified everywhere by {}.</p><ul>{}</ul>',
         when(last),
-        wide,
-        len(bars) * row + 6,
         bars,
-        held,
     )
 
 

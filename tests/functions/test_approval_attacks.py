@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace as changed
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -128,6 +129,25 @@ def too_late(stage: Any, run: str) -> bool:
     return approved(stage, run)
 
 
+def with_a_clock_behind(stage: Any, run: str) -> bool:
+    """The question has expired; a worker whose clock is ten minutes behind takes an answer."""
+    asked = stage.asked(run)
+    stage.local.clock.set(asked.expires + timedelta(seconds=1))
+    stage.host.pump()
+    late = changed(stage.ports, clock=SimpleNamespace(now=lambda: asked.expires - timedelta(minutes=10)))
+    shown = {"candidate": asked.candidate, "evidence": asked.evidence, "plan": asked.plan}
+    loop.answer(late, run, approval.Answer(answer="approve", by="anna", reason="", **shown))
+    return approved(stage, run)
+
+
+def told_apart(stage: Any, run: str) -> bool:
+    """Somebody unknown learns which runs there are."""
+    form = a_form(stage, run)
+    stage.sign_out()
+    there, nowhere = (stage.answer(name, form) for name in (run, "flights.2013-01-01.77"))
+    return (there.status, there.text) != (nowhere.status, nowhere.text)
+
+
 def not_on_the_list(stage: Any, run: str) -> bool:
     """A forwarded link, opened by somebody who is signed in."""
     stage.answer(run, a_form(stage, run, "mallory"))
@@ -226,6 +246,8 @@ ATTACKS = {
     ),
     "digest swapped": Attack("the answer names what was shown", digest_swapped, show_nothing_new),
     "expired": Attack("expiry", too_late, as_if(expires=datetime(2100, 1, 1, tzinfo=UTC))),
+    "skewed clock": Attack("a question that has expired is withdrawn", with_a_clock_behind, as_if(state="open")),
+    "enumeration": Attack("who asks is known first", told_apart, patched(people, "identify", lambda req: ANNA)),
     "forwarded link": Attack("the list", not_on_the_list, patched(approval, "not_asked", lambda *_: "")),
     "self-approval": Attack("not the requester", own_request, patched(approval, "not_impartial", lambda *_: "")),
     "after a rejection": Attack("decided once", after_a_rejection, as_if(state="open")),

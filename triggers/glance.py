@@ -321,45 +321,46 @@ def _wants(about: LoopView, config: Loop, fleet: Fleet, seen: Sequence[_Seen]) -
             by.setdefault((word, state.reason if word != "silent" else ""), []).append(site.name)
     for (word, reason), names in by.items():
         where = f"#/fleet/site/{quote(names[0], safe='')}" if len(names) == 1 else f"#/fleet?word={quote(word)}"
-        said = f"{_named(names)} {'is' if len(names) == 1 else 'are'} {word}" + (f": {reason}" if reason else "")
+        who = f"{names[0]} is {word}" if len(names) == 1 else f"{len(names):,} sites are {word} ({_named(names)})"
+        said = f"{who}: {reason}" if reason else who
         yield Want(tone="bad", what=said, do=_REMEDIES[word].format(config.telemetry.silence), link=where)
     if about.frozen:
         yield Want(
             tone="warn",
-            what=f"nothing new begins: {about.frozen}",
-            do="unfreeze it when what it was frozen for is over",
+            what=f"Nothing new begins: {about.frozen}",
+            do="Unfreeze it when what it was frozen for is over",
             link="#/fleet",
         )
     if not about.champion:
         yield Want(
-            tone="info", what="no model yet", do="bring a first champion: driftloop replay, or retrain", link="#/runs"
+            tone="info", what="No model yet", do="Bring a first champion: driftloop replay, or retrain", link="#/runs"
         )
 
 
 _REMEDIES = {
-    "silent": "nothing heard for more than {}: see whether the site has power, network and a running program",
-    "failed": "see what it said; it keeps its last known good, or take the rollout back",
-    "stuck": "it could not go back: look at the site, then hand in a candidate that it can serve",
+    "silent": "Nothing heard for more than {}: see whether the site has power, network and a running program",
+    "failed": "See what it said; it keeps its last known good, or take the rollout back",
+    "stuck": "It could not go back: look at the site, then hand in a candidate that it can serve",
 }
 
 
 def _run_wants(run: RunView) -> Iterator[Want]:
     link = f"#/runs/{quote(run.id, safe='')}"
     if run.phase is Phase.AWAITING_APPROVAL:
-        what, do = f"a new model waits for an answer: {run.verdict}", "look at what is asked, then approve or reject"
+        what, do = f"A new model waits for an answer: {run.verdict}", "Look at what is asked, then approve or reject"
         yield Want(tone="warn", what=what, do=do, link="#/approvals")
     elif run.phase is Phase.ROLLING_BACK:
         what = f"{run.id} is taking its sites back: {run.because}"
-        yield Want(tone="bad", what=what, do="watch that every site is back; nothing is asked of you", link=link)
+        yield Want(tone="bad", what=what, do="Watch that every site is back; nothing is asked of you", link=link)
     elif run.next.startswith("a person"):
         what = f"{run.id} is paused: it waits for {run.next}"
-        yield Want(tone="warn", what=what, do="resume the rollout, or take it back", link=link)
+        yield Want(tone="warn", what=what, do="Resume the rollout, or take it back", link=link)
 
 
 def _quarantine_wants(name: str, number: int) -> Iterator[Want]:
     if number:
         what = f"{number:,} {'batch' if number == 1 else 'batches'} in quarantine"
-        do = "see why; replay those whose reason is mended"
+        do = "See why; replay those whose reason is mended"
         yield Want(tone="info", what=what, do=do, link="#/quarantine")
 
 

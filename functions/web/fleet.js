@@ -39,7 +39,7 @@ function verdict(glance) {
       may("operate") && el("button", { onclick: () => askUnfreeze(f.target), "data-key": `unfreeze/${f.target}` }, "Unfreeze…"))));
 }
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
+const sentence = (text) => `${text}${/[.?!]$/.test(text) ? "" : "."}`;
 
 // --- a minute
 
@@ -159,7 +159,7 @@ function canvas(maps, group, members, all, words) {
     "aria-label": `${group.name}: ${plural(group.sites, "site")}, ${said}. Arrow keys walk through them, the worst first; Enter opens one.` });
   let here = 0;
   let across = 1;
-  const size = () => (sorted.length > 800 ? 10 : 16);
+  const size = () => (all.name.length > 800 ? 10 : 16);
   function paint() {
     const wide = map.parentElement?.clientWidth ? map.clientWidth : 0;
     if (!wide) return;

@@ -256,6 +256,6 @@ def test_status_of_many_sites_counts_them_by_ring(stage: Any, told: Callable[...
     assert "flights: 123 sites serve" in said
     coast = next(line for line in said.splitlines() if line.startswith("coast"))
     assert coast.split() == ["coast", "122", "0", "0", "0", "2", "120"]
-    assert "! flights: EWR, JFK, LGA are silent: nothing heard for more than 2d" in said
+    assert "! flights: 3 sites are silent (EWR, JFK, LGA): Nothing heard for more than 2d" in said
     found = json.loads(told("status", "--json", "--state", str(stage.state), status=1))
     assert len(found["glances"][0]["cells"]["name"]) == 123

@@ -96,13 +96,13 @@ def test_a_glance_holds_every_site_and_what_wants_a_person(stage: Any, run: str)
     assert [(c["name"], c["sites"]) for c in said["cohorts"]] == [("default", 1), ("sea", 2)]
     assert [w["word"] for w in said["words"]] == ["verified"]
     (want,) = said["wants"]
-    assert want["what"].startswith("a new model waits for an answer")
+    assert want["what"].startswith("A new model waits for an answer")
     assert want["link"] == "#/approvals"
     stage.local.clock.advance(timedelta(days=3))
     stage.sign_in("anna")
     stage.operate("/api/freeze", {"reason": "storm", "target": "flights/JFK"})
     silent = stage.get("/api/loops/flights/glance").json()
-    assert [w["what"] for w in silent["wants"] if w["tone"] == "bad"] == ["EWR, JFK, LGA are silent"]
+    assert [w["what"] for w in silent["wants"] if w["tone"] == "bad"] == ["3 sites are silent (EWR, JFK, LGA)"]
     assert "see whether the site has power" in silent["wants"][-1]["do"]
     assert [(f["target"], f["by"], f["reason"]) for f in silent["frozen"]] == [("flights/JFK", "anna", "storm")]
 

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from tools import setup
-from triggers import quarantine
+from triggers import codec, quarantine
 from triggers.ports import Put
+from triggers.records import Freeze
 
 pytestmark = pytest.mark.wire
 
@@ -93,6 +94,36 @@ def test_who_may_only_look_is_offered_nothing_to_do(stage: Any, run: str, browse
         assert "olga" in text
         for words in ("Stop…", "Freeze this site", "Retrain now", "the run…", "Look, and answer", "Replay…"):
             assert words not in text, (page, words)
+
+
+CLICK = """(async () => {{
+  document.querySelector('[data-key="{key}"]').click();
+  const form = document.querySelector("#ask form");
+  const shown = document.getElementById("ask").open;
+  document.getElementById("ask-yes").click(); // without a reason nothing happens
+  const stays = document.getElementById("ask").open;
+  form.reason.value = "storm";
+  if ("{target}") form.target.value = "{target}";
+  document.getElementById("ask-yes").click();
+  while (document.getElementById("ask").open) await new Promise((done) => setTimeout(done, 50));
+  document.body.dataset.shown = shown && stays;
+}})()"""
+
+
+@pytest.mark.parametrize(
+    ("key", "target", "words"), [("freeze", "all", "Everything is frozen"), ("ice", "flights/JFK", "")]
+)
+def test_the_stop_button_asks_why_and_stops(stage: Any, eyes: Any, key: str, target: str, words: str) -> None:
+    stage.sign_in("anna")
+    url = f"{stage.origin}{UI}#/fleet{'/site/JFK' if key == 'ice' else ''}"
+    pages = [{"url": url, "width": 390, "dark": False, "script": CLICK.format(key=key, target=target)}]
+    (page,) = eyes(stage, pages, looking=False)
+    assert page["problems"] == []
+    assert 'data-shown="true"' in page["html"]
+    frozen = codec.decode(stage.ports.store.get("driftloop", f"freeze/{target}").value, Freeze)
+    assert (frozen.by, frozen.reason) == ("anna", "storm")
+    assert (words or "Unfreeze…") in page["html"]
+    assert "storm" in page["html"]
 
 
 def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> None:

@@ -1,5 +1,5 @@
 // Looks at pages in Chromium as people do, and asks axe-core what is wrong with them.
-// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high"}]}
+// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high", "script"}]}
 // Prints of each page its title, its problems (axe-core's, and what scripts have thrown), whether it is wider than the window, what
 // moves although less motion is wanted, and what the Tab key leads to: names, and whether the focus is seen there. Not
 // `looking`: its title, what scripts have thrown, what the page has become, and when.
@@ -98,6 +98,10 @@ for (const wanted of spec.pages) {
   await page("Page.navigate", { url: wanted.url });
   await loaded;
   await run(SETTLED);
+  if (wanted.script) {
+    await run(wanted.script);
+    await run(SETTLED);
+  }
   if (wanted.picture) {
     const tall = Math.min(await run("document.documentElement.scrollHeight"), wanted.high ?? 4000);
     const clip = { x: 0, y: 0, width: wanted.width, height: tall, scale: 1 };

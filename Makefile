@@ -52,7 +52,7 @@ test-wire:
 
 test-bounded:
 	@$(setup) test
-	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.5 --seconds 15 $(ARGS)
+	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.6 --seconds 15 $(ARGS)
 
 sbom:
 	@$(setup) test

@@ -239,7 +239,7 @@ def _load(said: argparse.Namespace) -> tuple[list[str], bool]:
 def _fuzz(said: argparse.Namespace) -> tuple[list[str], bool]:
     from bench import fuzz
 
-    found = fuzz.run(said.cases, said.seed)
+    found = fuzz.run(said.cases, said.seed, said.minutes)
     return fuzz.show(found), not found.crashes
 
 
@@ -259,7 +259,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the whole of alarms, delay and rollout: hours")
     parser.add_argument("--seed", type=int, default=0, help="of chaos, soak and fuzz")
     parser.add_argument("--kills", type=int, default=1000, help="of chaos")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of soak, and the most that chaos takes")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of soak, and the most that chaos and fuzz take")
     parser.add_argument("--pace", type=float, default=200.0, help="of load: batches a second")
     parser.add_argument("--seconds", type=float, default=600.0, help="of load")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of fuzz")

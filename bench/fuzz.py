@@ -66,8 +66,9 @@ def _hung(*_: object) -> None:
     raise Hang
 
 
-def fuzz(targets: Sequence[Target], cases: int, seed: int = 0) -> Result:
-    """So many cases, targets in turn by their weights; the same seed gives the same cases."""
+def fuzz(targets: Sequence[Target], cases: int, seed: int = 0, minutes: float = 600.0) -> Result:
+    """So many cases, or as many as `minutes` allow, targets in turn by their weights; the same seed gives the same
+    cases."""
     random, found = Random(seed), Result()
     drawn = random.choices(targets, [t.weight for t in targets], k=cases)
     began = time.perf_counter()
@@ -76,6 +77,8 @@ def fuzz(targets: Sequence[Target], cases: int, seed: int = 0) -> Result:
             for data in kept(target.name):
                 _one(target, data, found)
         for target in drawn:
+            if time.perf_counter() - began > 60 * minutes:
+                break
             _one(target, target.mutate(random, target.seeds), found)
     found.seconds = time.perf_counter() - began
     return found
@@ -122,12 +125,12 @@ def kept(target: str) -> list[bytes]:
 # --- the command
 
 
-def run(cases: int, seed: int = 0) -> Result:
+def run(cases: int, seed: int = 0, minutes: float = 600.0) -> Result:
     """Decoders and endpoints, half of the cases each by weight."""
     from bench import targets
 
     with targets.endpoints() as http:
-        return fuzz([*targets.decoders(), *http], cases, seed)
+        return fuzz([*targets.decoders(), *http], cases, seed, minutes)
 
 
 def show(found: Result) -> list[str]:

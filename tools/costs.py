@@ -19,7 +19,7 @@ HOURS = 730
 TIMERS = 30 + 30 * 24 * 12 + 30 * 24 * 4
 """Runs of the three timers in a month: daily, every 5 and every 15 minutes."""
 
-BATCH = 32
+BATCH = 128
 """Batches that one run of a function takes from the queue (host.json)."""
 
 UNIT_KB = 64

@@ -37,7 +37,7 @@ def test_prices_are_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert costs.main(["--prices", str(tmp_path / "p.json"), "--millions", "2", "--kb", "70"]) == 0
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["queues:", "Standard", "operations", "12,000,000.0", "12.00"] in said
-    assert ["functions:", "runs", "2,062,500.0", "price?"] in said
+    assert ["functions:", "runs", "2,015,625.0", "price?"] in said
     (tmp_path / "p.json").write_text('{"electricity": 1}')
     assert costs.main(["--prices", str(tmp_path / "p.json")]) == 2
 

@@ -80,6 +80,9 @@ class Chaos:
             self._over.set()
             for thread in at_work:
                 thread.join()
+            for site in sites.values():
+                site.stop()
+            factory.drained(self.factory.state, SETTLE_S)
         return self._judge(settled, time.monotonic() - began)
 
     def host(self) -> Process:

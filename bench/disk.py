@@ -43,7 +43,7 @@ def _run(here: Factory) -> dict[str, Any]:
         answers["full"] = _send(here, champion, accepted, "before", until=503)
         resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         answers["room"] = _send(here, champion, accepted, "after", count=50)
-        _drained(here)
+        factory.drained(here.state, 60.0)
     found = factory.audit(here.state)
     lost = accepted - found.batches["north"]
     wrong = list(found.wrong) + ([f"{len(lost)} accepted batches are not counted"] if lost else [])
@@ -72,18 +72,6 @@ def _send(
         if until and found[until] >= 10:
             break
     return found
-
-
-def _drained(here: Factory, seconds: float = 60.0) -> None:
-    """Until nothing waits in the queue."""
-    from adapters.local.profile import Local
-
-    local, end = Local(here.state), time.monotonic() + seconds
-    try:
-        while local.bus.pending("telemetry") and time.monotonic() < end:
-            time.sleep(0.2)
-    finally:
-        local.close()
 
 
 def show(found: dict[str, Any]) -> list[str]:

@@ -268,6 +268,19 @@ def running(*processes: Process) -> Iterator[None]:
             process.stop()
 
 
+def drained(state: Path, seconds: float) -> float:
+    """Seconds until no batch waits to be counted; infinite where that takes longer."""
+    local, began = Local(state), time.monotonic()
+    try:
+        while local.bus.pending("telemetry"):
+            if time.monotonic() - began > seconds:
+                return float("inf")
+            time.sleep(0.2)
+        return time.monotonic() - began
+    finally:
+        local.close()
+
+
 # --- the audit
 
 

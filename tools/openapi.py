@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from functions import approvals, operator, people  # noqa: E402
 from triggers import glance, story, views  # noqa: E402
+from triggers.config import undented  # noqa: E402
 
 FILE = ROOT / "functions" / "web" / "openapi.json"
 
@@ -321,7 +322,7 @@ def document() -> dict[str, Any]:
 
 
 def text() -> str:
-    return json.dumps(document(), indent=1, sort_keys=True) + "\n"
+    return json.dumps(undented(document()), indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from hashlib import sha256
-from inspect import getdoc
+from inspect import cleandoc, getdoc
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -884,6 +884,17 @@ def json_schema(kind: type[Loop] | type[Fleet]) -> dict[str, Any]:
             value["description"] = fields[name]
     name = "loop" if kind is Loop else "fleet"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{name}.yaml of driftloop", **schema}
+
+
+def undented(schema: Any) -> Any:
+    """A schema that reads the same whichever Python made it: from 3.13 on docstrings come without their indentation.
+
+    >>> undented({"description": "One line,\\n    and another."})
+    {'description': 'One line,\\nand another.'}
+    """
+    if isinstance(schema, dict):
+        return {k: cleandoc(v) if k == "description" and isinstance(v, str) else undented(v) for k, v in schema.items()}
+    return [undented(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def described(section: type[Section]) -> tuple[str, dict[str, str]]:

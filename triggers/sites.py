@@ -15,7 +15,7 @@ import msgspec
 
 from drift.telemetry import Batch
 from triggers import candidates, codec, rollout, windows
-from triggers.config import Fleet, Rollout, Site, duration
+from triggers.config import Fleet, Rollout, Site, duration, undented
 from triggers.errors import Conflict, Offline, Refused
 from triggers.events import Measured, RollbackReported, WaveReported
 from triggers.lifecycle import wave_report_id
@@ -415,7 +415,7 @@ site is back, back to what was before."""
 
 def event_schema() -> dict[str, Any]:
     """The published JSON Schema (2020-12) of these events."""
-    change = msgspec.json.schema(Change)["$defs"]["Change"]
+    change = undented(msgspec.json.schema(Change)["$defs"]["Change"])
     given = {
         "specversion": {"const": "1.0"},
         "id": {"type": "string", "description": "the same when it is told again"},

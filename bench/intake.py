@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -20,10 +21,9 @@ _DAY = 86_400
 def run() -> dict[str, float]:
     """Rows a second, by the wall and by processor time of this process, from the request to the completed message."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(
-            DRIFTLOOP_PROFILE="local", DRIFTLOOP_STATE=folder, DRIFTLOOP_CLOCK="2024-03-01T00:00:00+00:00"
-        )
-        return _measured(Path(folder))
+        told = {"DRIFTLOOP_PROFILE": "local", "DRIFTLOOP_STATE": folder, "DRIFTLOOP_CLOCK": "2024-03-01T00:00:00+00:00"}
+        with patch.dict(os.environ, told):
+            return _measured(Path(folder))
 
 
 def _measured(folder: Path) -> dict[str, float]:

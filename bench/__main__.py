@@ -183,8 +183,8 @@ def _layers(full: bool) -> None:
 
 def _page(full: bool) -> None:
     found = page.run()
-    for name, (seconds, size) in found["api"].items():
-        print(f"  5,000 sites, {name:32s} {1000 * seconds:7.0f} ms, {size:9,} bytes")
+    for name, (seconds, cpu, size) in found["api"].items():
+        print(f"  5,000 sites, {name:32s} {1000 * seconds:6.0f} ms ({1000 * cpu:5.0f} of CPU), {size:8,} bytes")
     if found["browser"] is None:
         print("  not measured: Chromium and Node.js are needed to draw the page")
         return

@@ -722,7 +722,8 @@ def report(ports: Ports, run_id: str) -> None:
     where the rollout goes on without them."""
     run, now = _run(ports, run_id), ports.clock.now()
     listed = [row for _, row in rows(ports, run_id)]
-    if because := next((r.failed for r in listed if r.failed), ""):
+    because = next((r.failed for r in listed if r.failed), "")
+    if because and (run.phase in _OUT or _begun(run)):
         roll_back(ports, run, run.wave, because, only_failed=True)
     event: WaveReported | RollbackReported
     if run.phase is Phase.ROLLING_OUT or _begun(run):

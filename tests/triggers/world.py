@@ -7,7 +7,7 @@ Queues are pumped by calling what functions/ calls. Nothing here knows how the s
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -279,21 +279,22 @@ class Crash(BaseException):
 
 @dataclass
 class Faults:
-    """Counts what leaves the process, and ends it at some calls, the first being 1: before they are done, or after."""
+    """Counts what leaves the process, the first call being 1, and ends it at some: "before" they are done, or "after".
+    At "error" it lives, and is told of an error though it was done."""
 
-    at: tuple[int, ...] = ()
-    after: bool = False
+    at: Container[int] = ()
+    how: str = "before"
     calls: int = 0
 
     def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
             mine = self.calls in self.at
-            if mine and not self.after:
+            if mine and self.how == "before":
                 raise Crash
             done = call(*args, **kwargs)
             if mine:
-                raise Crash
+                raise Retry("done, then an error") if self.how == "error" else Crash
             return done
 
         return guarded
@@ -465,6 +466,11 @@ class World:
 
     def speak(self) -> None:
         """What happens at each half day; doing it again changes nothing."""
+        self.hear()
+        self.tick()
+
+    def hear(self) -> None:
+        """What every site has to say arrives."""
         for name, plant in self.plants.all.items():
             if self.clock.now() not in plant.spoken:
                 plant.unsent.append(self.payload(self.batch(name)))
@@ -474,6 +480,9 @@ class World:
                 self.send(*plant.unsent)
                 plant.unsent.clear()
         self.pump()
+
+    def tick(self) -> None:
+        """The timers."""
         if self.clock.now().hour == 0:
             loop.check(self.ports, "line")
         loop.sweep(self.ports, "line")

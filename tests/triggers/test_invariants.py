@@ -1,0 +1,419 @@
+"""Anybody does anything, at any time, with faults: the 25 invariants hold. A planted bug breaks each, and is found."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from drift.windows import Window
+from tests.triggers.conftest import MEMORY
+from tests.triggers.playing import ACTS, Broken, Player, play
+from tests.triggers.world import a_reference, put_candidate
+from triggers import approval, codec, gates, intake, lifecycle, loop, policy, records, rollout, sites, windows
+from triggers import effects as do
+from triggers import events as on
+from triggers.lifecycle import Rule, Step
+from triggers.run import Phase
+
+replace = lifecycle.replace
+Patch = pytest.MonkeyPatch
+
+
+class Anybody(RuleBasedStateMachine):
+    """Every act is a rule; what must hold is looked at after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(mkdtemp(dir=MEMORY if MEMORY.exists() else None))
+        self.player = Player(self.folder / "world", 0)
+
+    @rule(name=st.sampled_from(sorted(ACTS)), seed=st.integers(0, 999))
+    def act(self, name: str, seed: int) -> None:
+        self.player.act(name, Random(seed))
+
+    @rule(seed=st.integers(0, 999))
+    def time_passes(self, seed: int) -> None:
+        self.player.act("half a day", Random(seed))
+
+    def teardown(self) -> None:
+        try:
+            self.player.end()
+        finally:
+            self.player.world.close()
+            shutil.rmtree(self.folder)
+
+
+def machine(examples: int, steps: int) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Anybody,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_whatever_anybody_does_the_invariants_hold() -> None:
+    machine(examples=3, steps=12)
+
+
+@pytest.mark.wire
+def test_whatever_anybody_does_for_longer_the_invariants_hold() -> None:
+    machine(examples=40, steps=30)
+
+
+def test_one_seed_plays_one_history(tmp_path: Path) -> None:
+    one, two = (play(tmp_path / name, 7, acts=8) for name in ("one", "two"))
+    assert one.told == two.told
+    assert [str(call) for call in one.weather.calls] == [str(call) for call in two.weather.calls]
+    assert any(call.fault for call in one.weather.calls)
+
+
+@pytest.mark.wire
+def test_no_schedule_breaks_an_invariant(tmp_path: Path) -> None:
+    for seed in range(100):
+        play(tmp_path / str(seed), seed)
+        shutil.rmtree(tmp_path / str(seed))
+
+
+# --- planted bugs
+
+
+class Script:
+    """A history that goes through most of what there is: a candidate handed in by eve, approved by bob, rolled out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.player = Player(folder / "world", 0)
+        self.world = self.player.world
+
+    def act(self, *names: str) -> None:
+        for name in names:
+            self.player.act(name, Random(0))
+
+    def do(self, call: Callable[[Any], Any]) -> None:
+        """Something in particular, judged as any act is."""
+        ACTS["this"] = lambda player, random: call(player.world)
+        try:
+            self.act("this")
+        finally:
+            del ACTS["this"]
+
+    def hand_in(self, by: str = "eve") -> None:
+        made = put_candidate(self.world.blobs, a_reference(0.2), "better")
+        self.do(lambda w: (loop.submit(w.ports, "line", made, by, "by hand"), w.pump()))
+
+    def approve(self, by: str = "bob", said: str = "approve") -> None:
+        self.do(lambda w: w.answer(said, by=by))
+
+    def days(self, half: int) -> None:
+        for _ in range(half):
+            self.act("half a day")
+
+
+def whole(script: Script) -> None:
+    """To the end, with something of everything."""
+    script.days(2)
+    script.act("a batch again", "a timer fires twice")
+    script.hand_in()
+    script.approve()
+    script.days(8)
+    script.player.end()
+
+
+def _two_at_once(patch: Patch, script: Script) -> None:
+    real = records.LoopUnit.set_head
+
+    def set_head(unit: Any, **changes: Any) -> None:
+        real(unit, **{k: v for k, v in changes.items() if k != "active"})
+
+    patch.setattr(records.LoopUnit, "set_head", set_head)
+    script.world.jobs.holds = True
+    script.do(lambda w: loop.retrain(w.ports, "line", "eve", "one"))
+    script.do(lambda w: loop.retrain(w.ports, "line", "eve", "two"))
+
+
+def _out_of_the_end(patch: Patch, script: Script) -> None:
+    def advance(run: Any, event: on.Event) -> Step:
+        return Step(replace(run, phase=Phase.TRAINING)) if run.phase.final else real(run, event)
+
+    real = lifecycle.advance
+    script.hand_in()
+    script.approve("bob", "reject")
+    patch.setattr(lifecycle, "advance", advance)
+    run = script.world.runs[-1].id
+    script.do(lambda w: loop.tell(w.ports, on.Cancelled(id="x", run=run, at=w.clock.now(), by="ann", reason="")))
+
+
+def _falling_fence(patch: Patch, script: Script) -> None:
+    real = sites.settle
+
+    def settle(ports: Any, change: Any, *of: Any) -> None:
+        real(ports, change, *of)
+        unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
+        unit.put(sites.SITE, replace(unit.need(sites.SITE, sites.SiteState), fence=-1))
+        unit.commit()
+
+    patch.setattr(sites, "settle", settle)
+    script.hand_in()
+    script.approve()
+
+
+def _counts_twice(patch: Patch, script: Script) -> None:
+    real = Window.__add__
+    patch.setattr(Window, "__add__", lambda one, other: real(real(one, other), other))
+    script.days(4)
+
+
+PLANTED: dict[int, Callable[[Patch, Script], None]] = {1: _two_at_once, 2: _out_of_the_end, 3: _falling_fence}
+
+
+def rolled(script: Script, by: str = "bob") -> None:
+    script.days(2)
+    script.hand_in()
+    script.approve(by)
+    script.days(6)
+
+
+def _loses_conflicts(patch: Patch, script: Script) -> None:
+    script.days(2)
+    patch.setattr(intake, "_quarantine", lambda *of: "lost")
+    for seed in range(8):
+        script.player.act("a batch again", Random(seed))
+
+
+def _loses_batches(patch: Patch, script: Script) -> None:
+    patch.setattr(intake, "ingest", lambda ports, bodies: None)
+    script.days(1)
+
+
+def _uses_windows_again(patch: Patch, script: Script) -> None:
+    script.days(6)
+    real = loop._assess
+
+    def assess(*of: Any) -> Any:
+        made, unit = real(*of), of[1]
+        for key, value in list(unit.scan("detector/")):
+            detector = codec.decode(value, loop.Detector)
+            unit.put(key, replace(detector, cursor=dict.fromkeys(detector.cursor, 0)))
+        return made
+
+    patch.setattr(loop, "_assess", assess)
+    script.days(2)
+
+
+def _rewrites_decisions(patch: Patch, script: Script) -> None:
+    script.days(2)
+    script.do(
+        lambda w: [
+            w.store.commit("line", [records.Put(r.key, r.value + b" ", r.version)])
+            for r in list(w.store.scan("line", "decision/"))
+        ]
+    )
+
+
+def _no_is_yes(patch: Patch, script: Script) -> None:
+    patch.setitem(loop._ANSWERS, "rejected", "approve")  # type: ignore[arg-type]
+    script.hand_in()
+    script.approve("bob", "reject")
+    script.days(2)
+
+
+def _answers_twice(patch: Patch, script: Script) -> None:
+    real = approval.refusal
+    patch.setattr(approval, "refusal", lambda request, *of: real(replace(request, state="open"), *of))
+    script.hand_in()
+    script.approve()
+    script.approve("ann", "reject")
+
+
+def _approves_its_own(patch: Patch, script: Script) -> None:
+    patch.setattr(approval, "not_impartial", lambda *of: "")
+    script.hand_in("ann")
+    script.approve("ann")
+
+
+def _damaged(patch: Patch, script: Script) -> None:
+    script.hand_in()
+    script.approve()
+    digest = script.world.runs[-1].candidate
+    script.do(
+        lambda w: w.blobs.put(
+            f"candidates/{digest}/manifest.json", w.blobs.get(f"candidates/{digest}/manifest.json") + b" "
+        )
+    )
+
+
+def _nan_passes(patch: Patch, script: Script) -> None:
+    patch.setattr(lifecycle, "judge", lambda *of: gates.Verdict("passed", "fine"))
+    script.world.jobs.gain = None
+    script.hand_in()
+
+
+def _hurries(patch: Patch, script: Script) -> None:
+    patch.setattr(rollout, "count", lambda statuses, wave, of: (of, 0, 0, 0, 0))
+    script.hand_in()
+    script.approve()
+    script.days(1)
+
+
+def _all_at_once(patch: Patch, script: Script) -> None:
+    patch.setattr(rollout, "at_most", lambda count, of: 99)
+    patch.setattr(rollout, "_cut", lambda names, size: iter([names]))
+    for site in ("a", "b", "c"):
+        script.world.plants[site].steps = True
+    script.world.configs.sites = replace(
+        script.world.configs.sites,
+        sites=tuple(replace(s, ring="lab", windows=()) for s in script.world.configs.sites.sites),
+    )
+    script.hand_in()
+    script.approve()
+
+
+def _no_way_back(patch: Patch, script: Script) -> None:
+    real = sites._intend
+
+    def intend(ports: Any, change: Any) -> Any:
+        state = real(ports, change)
+        unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
+        unit.put(sites.SITE, replace(unit.get(sites.SITE, sites.SiteState), last_good=""))
+        unit.commit()
+        return state
+
+    patch.setattr(sites, "_intend", intend)
+    script.hand_in()
+    script.approve()
+
+
+def _trusts_at_once(patch: Patch, script: Script) -> None:
+    real = sites._intend
+
+    def intend(ports: Any, change: Any) -> Any:
+        state = real(ports, change)
+        unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
+        unit.put(sites.SITE, replace(unit.get(sites.SITE, sites.SiteState), last_good=change.candidate))
+        unit.commit()
+        return state
+
+    patch.setattr(sites, "_intend", intend)
+    script.hand_in()
+    script.approve()
+
+
+def _melts(patch: Patch, script: Script) -> None:
+    patch.setattr(loop.do, "GOES_ON_WHILE_FROZEN", (*do.GOES_ON_WHILE_FROZEN, do.Train))
+    script.world.jobs.holds = True
+    script.world.lags.add("effects")
+    script.do(lambda w: loop.retrain(w.ports, "line", "eve", "x"))
+    script.act("freeze or not")
+    script.world.lags.clear()
+    script.do(lambda w: w.pump())
+
+
+def _by_day(patch: Patch, script: Script) -> None:
+    patch.setattr(windows, "next_start", lambda site, now, *of: now)
+    rolled(script)
+
+
+def _believes(patch: Patch, script: Script) -> None:
+    real = sites.settle
+    patch.setattr(sites, "settle", lambda ports, change, status, why: real(ports, change, "verified", why))
+    script.hand_in()
+    script.approve()
+
+
+def _never_done(patch: Patch, script: Script) -> None:
+    patch.setattr(loop, "perform", lambda ports, key: False)
+    script.hand_in()
+    script.player.end(days=3)
+
+
+def _never_ends(patch: Patch, script: Script) -> None:
+    for kind in (on.DeadlinePassed, on.Answered):
+        key = (Phase.AWAITING_APPROVAL, kind)
+        patch.setitem(lifecycle.RULES, key, Rule(lambda run, event: Step(run), lifecycle.RULES[key].leads_to))  # type: ignore[index]
+    script.hand_in()
+    script.player.end(days=5)
+
+
+def _approves_too_late(patch: Patch, script: Script) -> None:
+    real = approval.refusal
+    patch.setattr(
+        approval, "refusal", lambda request, given, rules, now, *of: real(request, given, rules, request.asked)
+    )
+    script.hand_in()
+    script.world.clock.advance(timedelta(days=4))
+    script.approve()
+
+
+def _silent_move(patch: Patch, script: Script) -> None:
+    real = records.LoopUnit.note
+    patch.setattr(
+        records.LoopUnit,
+        "note",
+        lambda unit, kind, *of, **more: None if kind == "event-evaluated" else real(unit, kind, *of, **more),
+    )
+    script.hand_in()
+
+
+def _spends(patch: Patch, script: Script) -> None:
+    for name in ("_spent", "cooling", "_few"):
+        patch.setattr(policy, name, lambda *of: "")
+    script.world.shift = script.world.jobs.shift = 3.0
+    script.world.jobs.gain = -0.05
+    script.days(16)
+
+
+PLANTED |= {
+    4: _counts_twice,
+    5: _loses_conflicts,
+    6: _loses_batches,
+    7: _uses_windows_again,
+    8: _rewrites_decisions,
+    9: _no_is_yes,
+    10: _approves_its_own,
+    11: _answers_twice,
+    12: _damaged,
+    13: _nan_passes,
+    14: _hurries,
+    15: _all_at_once,
+    16: _no_way_back,
+    17: _trusts_at_once,
+    18: _melts,
+    19: _by_day,
+    20: _believes,
+    21: _never_done,
+    22: _never_ends,
+    23: _approves_too_late,
+    24: _silent_move,
+    25: _spends,
+}
+
+
+def test_the_script_of_the_planted_bugs_breaks_nothing_by_itself(folder: Path) -> None:
+    script = Script(folder)
+    whole(script)
+    assert Phase.VERIFIED in {run.phase for run in script.world.runs}
+    script.world.close()
+
+
+@pytest.mark.parametrize("number", sorted(PLANTED))
+def test_a_planted_bug_breaks_its_invariant_and_is_found(number: int, folder: Path, monkeypatch: Patch) -> None:
+    script = Script(folder)
+    with pytest.raises(Broken) as found:
+        PLANTED[number](monkeypatch, script)
+    assert str(found.value).startswith(f"{number}: "), str(found.value)
+    script.world.close()

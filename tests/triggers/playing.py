@@ -5,7 +5,8 @@ One seed plays one history. The same acts are the rules of the state machine in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -19,7 +20,8 @@ from tests.triggers.world import HALF, LOOP, World, a_fleet, a_reference, put_ca
 from triggers import approval, codec, events, lifecycle, loop, rollout, sites, windows
 from triggers import config as cfg
 from triggers.errors import DriftloopError, Retry
-from triggers.records import BatchRecord, Head, site_partition, verify
+from triggers.ports import Delete, Put
+from triggers.records import BatchRecord, Head, SiteState, site_partition, verify
 from triggers.run import Phase, Run
 
 replace = msgspec.structs.replace
@@ -38,6 +40,24 @@ def need(number: int, holds: object, what: object) -> None:
         raise Broken(f"{number}: {what}")
 
 
+class Watched:
+    """A store; which candidates a site was ever verified with, however briefly."""
+
+    def __init__(self, store: Any, verified: set[str]) -> None:
+        self._store, self._verified = store, verified
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, partition: str, changes: Sequence[Put | Delete]) -> None:
+        self._store.commit(partition, changes)
+        for change in changes:
+            if isinstance(change, Put) and change.key == sites.SITE:
+                state = codec.decode(change.value, SiteState)
+                if state.status == "verified" and state.observed == state.candidate:
+                    self._verified.add(state.candidate)
+
+
 class Player:
     """Acts, and what is remembered of a world to judge what came of them."""
 
@@ -47,18 +67,23 @@ class Player:
         self.world = World(folder, a_loop=PLAYED, fleet=replace(fleet, sites=nightly))
         self.first = self.world.begin()
         self.weather = Weather(seed, chances, clock=self.world.clock)
-        self.ports = self.world.ports  # for who judges: nothing fails
+        self.verified = {self.first}
+        self._watch()
         self.sent: dict[tuple[str, str], bytes] = {}
         self.rows = dict.fromkeys(NAMES, 0)
         self.conflicts: set[str] = set()
         self.fences: dict[str, int] = {}
         self.kept: dict[str, bytes] = {}
         self.decided: dict[str, approval.Request] = {}
-        self.verified = {self.first}
         self.cursors: dict[tuple[str, str], int] = {}
         self.told: list[str] = []
         self.made = 0
         self.before()
+
+    def _watch(self) -> None:
+        """Ports of which none fails, for who judges."""
+        self.ports = dataclasses.replace(self.world.ports, store=Watched(self.world.ports.store, self.verified))
+        self.world.ports = self.ports
 
     # acts
 
@@ -170,7 +195,7 @@ class Player:
 
     def _restart(self, random: Random) -> None:
         self.world.restart()
-        self.ports = self.world.ports
+        self._watch()
         self.weather._clock = self.world.clock
 
     def _same_time(self, random: Random) -> None:
@@ -312,8 +337,6 @@ class Player:
             self.fences[name] = state.fence
             shown = state.observed == state.candidate or state.action == "adopt"
             need(20, state.status != "verified" or shown, f"{name} is called verified and says otherwise")
-            if state.status == "verified" and state.observed == state.candidate:
-                self.verified.add(state.candidate)
             need(16, state.last_good, f"{name} has no way back")
             need(17, state.last_good in self.verified, f"{name} would go back to what was never verified")
             updating += state.status in rollout.UPDATING and state.action == "deploy"

@@ -76,9 +76,9 @@ class Azure:
             ),
             executor=Verified(self._executor(configs, clock), self.blobs, lambda: self.keys.public),
             notifier=Everywhere(
-                StoreNotifier(store, clock),
                 TeamsNotifier(settings, store),
                 WebhookNotifier(lambda: settings.webhook, lambda: settings.webhook_secret, store, clock),
+                StoreNotifier(store, clock),
             ),
             signatures=signatures,
             people=EntraPeople(settings, lambda: self.keys.forms),

@@ -57,9 +57,9 @@ class Local:
             jobs=self.jobs,
             executor=Verified(HttpExecutor(configs), self.blobs, lambda: keys.registry_public(self.state)),
             notifier=Everywhere(
-                StoreNotifier(self.store, self.clock),
                 TeamsNotifier(settings, self.store),
                 WebhookNotifier(lambda: settings.webhook, lambda: settings.webhook_secret, self.store, self.clock),
+                StoreNotifier(self.store, self.clock),
             ),
             signatures=Ed25519(),
             people=self.people,

@@ -46,11 +46,6 @@ def undecided_passes(report: Any, limits: Any, total: int) -> Verdict:
     return found if found.outcome == "failed" else Verdict("passed", found.reason)
 
 
-def at_once(ports: Any, loop: str, site: str, state: Any) -> None:
-    change = sites._change(state, loop, site, "deploy", ports.clock.now())
-    sites._ask(ports, [change], suffix=f"/{state.observed_at}")
-
-
 ROOM, UNKNOWN, BACK, JUDGE = rollout.room, rollout.unknown, sites.roll_back, lifecycle.judge_wave
 SLOW = pytest.mark.wire
 
@@ -69,9 +64,8 @@ SLOW = pytest.mark.wire
         pytest.param(sites, "_held", lambda ports, change: "", "are unavailable", marks=SLOW),
         pytest.param(sites, "_frozen_by", lambda target, record: "", "while it is frozen", marks=SLOW),
         pytest.param(sites, "roll_back", only_all, "is not taken back", marks=SLOW),
-        pytest.param(sites, "ask_returned", at_once, "are being changed", marks=SLOW),
     ],
-    ids=["room", "unknown", "waves", "windows", "never-spoke", "down", "withdrawn", "frozen", "failed", "returned"],
+    ids=["room", "unknown", "waves", "windows", "never-spoke", "down", "withdrawn", "frozen", "failed"],
 )
 def test_a_planted_bug_is_found(
     monkeypatch: pytest.MonkeyPatch, where: Any, name: str, bug: Callable[..., Any], says: str

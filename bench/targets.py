@@ -98,13 +98,13 @@ def _binaries() -> list[Target]:
 def _stored() -> list[Target]:
     """The codec, for every kind of value that is stored or sent."""
     from tests.triggers.goldens import FOLDER, GOLDENS, read
-    from triggers.errors import Refused
+    from triggers.errors import Refused, Retry
 
     return [
         Target(
             f"stored-{name}",
             lambda data, g=golden: read(g, data),  # type: ignore[misc]
-            (Refused,) if golden.kind else (msgspec.DecodeError, UnicodeDecodeError, RecursionError),
+            (Refused, Retry) if golden.kind else (msgspec.DecodeError, UnicodeDecodeError, RecursionError),
             [(FOLDER / f"{name}.json").read_bytes()],
             0.1,
         )

@@ -89,6 +89,9 @@ def _take(event: dict[str, Any]) -> bool:
     if not all(isinstance(event.get(field), str) for field in ("id", "source" if "specversion" in event else "topic")):
         wire.quarantine("events", msgspec.json.encode(event), "an event has an id and a source")
         return False
+    if not isinstance(event.get("subject") or "", str):
+        wire.quarantine("events", msgspec.json.encode(event), "an event's subject is text")
+        return False
     try:
         message = (
             func.get_binding_registry()

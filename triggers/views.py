@@ -683,6 +683,8 @@ def stored_run(ports: Ports, run_id: str) -> Run:
     """Raises NotFound."""
     name = loop_of(run_id)
     ports.configs.loop(name)
+    if len(run_id) > 200:  # longer than any is made, and than a store takes
+        raise NotFound(f"no run {run_id[:100]!r}")
     return LoopUnit(ports.store, name, ports.clock.now()).run(run_id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,12 +39,13 @@ def write(
     changes: int = 6,
     holdout: str = "4d",
     minimum_rows: int = 300,
+    plants: Sequence[str] = ("north", "south"),
 ) -> Path:
     """rows.csv, loop.yaml and fleet.yaml; so many days after the bootstrap the world changes."""
     random = np.random.default_rng(3)
     lines = ["piece,time,plant,heat,load,tool,scrap"]
     for day in range(days):
-        for plant in ("north", "south"):
+        for plant in plants:
             changed = day >= BEFORE + changes
             heat = random.normal(3.0 * changed, 1.0, A_DAY)
             load = random.normal(0.0, 1.0, A_DAY)

@@ -216,6 +216,8 @@ class Player:
         self.world.jobs.holds = False
         if sites.frozen(self.world.ports, "line"):
             loop.unfreeze(self.world.ports, "line", "ann")
+        if self.world.runs and self.world.runs[-1].paused:  # what a person has paused waits for one
+            loop.ask(self.world.ports, self.world.runs[-1].id, events.Resumed, "ann", "on")
         self.world.shift = 0.0
         for _ in range(2 * days):
             self.act("half a day", Random(0))

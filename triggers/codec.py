@@ -51,6 +51,8 @@ def decode_as(data: bytes, as_type: Any, wanted: str) -> Any:
         stored = msgspec.json.decode(data, type=_Stored)
         if stored.kind != wanted:
             raise Refused(f"stored value is a {stored.kind}, not a {wanted}", kind=stored.kind)
+        if stored.v < 1:
+            raise Refused(f"{wanted} of version {stored.v}: there is none", version=stored.v)
         if stored.v > VERSION:
             raise Retry(f"{wanted} was stored by a newer version ({stored.v} > {VERSION})", version=stored.v)
         if stored.v == VERSION:

@@ -98,6 +98,28 @@ def test_rows_that_are_left_out_are_counted_by_reason(alone: tuple[str, dict[str
     assert "left out: 1 rows without a time; 2 rows whose id came before" in drawn
 
 
+def test_the_summary_has_what_others_read(alone: tuple[str, dict[str, Any]]) -> None:
+    _, found = alone
+    assert {"rows", "bootstrap_rows", "runs", "drift", "performance"} <= found.keys()
+    assert found["batches"].keys() == {"accepted", "duplicate", "quarantined"}
+    for of, fields in (
+        ("drift", {"at", "scope", "sites", "features", "reason"}),
+        ("runs", {"id", "phase", "reason", "candidate", "started", "ended", "waves"}),
+    ):
+        assert found[of]
+        assert all(fields <= one.keys() for one in found[of])
+    served = found["runs"][-1]["candidate"]
+    assert {site: (s["candidate"], s["verified"]) for site, s in found["sites"].items()} == {
+        "north": (served, True),
+        "south": (served, True),
+    }
+    performance = found["performance"]
+    assert performance["metric"] == "auc"
+    assert list(performance["static"]) == list(performance["loop"]) == ["2024-01", "2024-02"]
+    assert performance["loop"]["2024-02"] > performance["static"]["2024-02"]
+    assert min(found["figures"][name] for name in ("seconds", "peak_mb", "rows_per_second")) > 0
+
+
 def test_a_loop_that_cannot_be_read_stops_no_other_and_the_end_is_red(alone: tuple[str, dict[str, Any]]) -> None:
     drawn, found = alone
     checks = found["figures"]["failed"]["check_drift"]
@@ -157,4 +179,9 @@ def test_the_demo_killed_again_and_again_ends_as_one_left_alone(tmp_path: Path) 
             subprocess.run(demo(name), cwd=ROOT, check=True, capture_output=True, timeout=1800)
     found, wanted = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("killed", "alone"))
     assert [run["phase"] for run in wanted["runs"]].count("verified") >= 1
+    worse, bad = (next(r for r in wanted["runs"] if name in r["cause"]) for name in ("damaged-labels", "refuses-rows"))
+    assert worse["phase"] == "rejected"
+    assert re.search(r"gain -\S+ \[-\S+, -\S+\] at \S+: not above", worse["verdict"])
+    assert (bad["outcome"], bad["phase"]) == ("passed", "rolled-back")
+    assert {r["accepted"] for r in wanted["regret"]} == {True, False}
     assert told(found) == told(wanted)

@@ -1,14 +1,19 @@
-"""The summary on a terminal of 80 columns: words stay whole, numbers too, and nothing is an empty table."""
+"""The summary on a terminal of 80 columns: words stay whole, numbers too, and nothing is an empty table; and what was
+regretted."""
 
 from __future__ import annotations
 
 import io
 import re
+from datetime import timedelta
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from cli import summary
+from tests.triggers.samples import DAY, NEW, NOW, OLD, a_run
+from triggers.run import Phase
 
 REASON = (
     "fleet: feature drift in temperature_outlet, pressure_inlet (shape, location) at 3 of 3 sites (fleet): evidence "
@@ -66,3 +71,29 @@ def test_what_did_not_happen_is_a_line() -> None:
     text = shown(found())
     assert "No drift found.\nNo run began.\n" in text
     assert "Was it right?" not in text
+
+
+@pytest.mark.parametrize("metric", ["auc", "rmse"])
+def test_of_each_decision_later_months_say_whether_it_was_right(metric: str) -> None:
+    """What was accepted is regretted where it is worse than the champion that it met, what was refused where better."""
+    sign = 1 if metric == "auc" else -1
+    months = ["2026-02", "2026-03", "2026-04", "2026-05", "2026-06"]
+    review = {
+        "metric": metric,
+        "static": dict.fromkeys(months, 5.0),
+        "candidates": {
+            OLD: dict.fromkeys(months, 5.0),
+            NEW: dict(zip(months, [9.0, 9.0, 5.0 + sign, 5.0 - sign, None], strict=True)),
+        },
+    }
+    accepted = a_run(Phase.VERIFIED, id="line.1", ended=NOW + DAY)
+    refused = a_run(Phase.REJECTED, id="line.2", ended=NOW + 3 * DAY)
+    unfinished = a_run(Phase.TRAINING, id="line.3")
+    late = a_run(Phase.REJECTED, id="line.4", ended=NOW + timedelta(days=200))
+    found = summary.regret([late, unfinished, refused, accepted], review)
+    assert [(r["month"], r["run"], r["accepted"], r["gain"], r["regret"]) for r in found] == [
+        ("2026-04", "line.1", True, 1.0, False),
+        ("2026-04", "line.2", False, 1.0, True),
+        ("2026-05", "line.1", True, -1.0, True),
+        ("2026-05", "line.2", False, -1.0, False),
+    ]

@@ -5,22 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge.scorer import Scorer
 from jobs import table as tables
-from jobs.model import Encoder
+from jobs.metrics import compare
+from jobs.model import Encoder, export
 from jobs.table import Table
-from triggers.config import parse, parse_loop
+from tests.triggers.samples import NEW, NOW, OLD, evidence
+from triggers.config import Loop, parse, parse_loop
+from triggers.events import Comparison
+from triggers.gates import judge
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a job sets it
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -137,6 +143,32 @@ def test_damaged_labels_are_those_of_one_site(weather: Callable[..., Table]) -> 
     rows = weather([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
     found = module("plant").damaged(rows)
     assert (found.label != rows.label).tolist() == (rows.site == "EWR").tolist()
+
+
+def test_the_worse_candidate_is_refused_with_its_interval(weather: Callable[..., Table], tmp_path: Path) -> None:
+    """What the demo's second act shows, on made-up flights that are late in wet air."""
+    random = np.random.default_rng(0)
+
+    def flights_of(n: int) -> Table:
+        rows = weather(random.uniform(30, 100, n).tolist(), random.uniform(0, 30, n).tolist())
+        late = random.random(n) < np.where(rows.columns["humid"] > 65, 0.7, 0.3)
+        return replace(rows, label=late.astype(float))
+
+    def planted(rows: Table, loop: Loop) -> Scorer:
+        module("plant").train(rows, loop, tmp_path, module("train").fit)
+        return Scorer((tmp_path / "model.onnx").read_bytes(), SCHEMA)
+
+    rows, asked = flights_of(900), flights_of(2400)
+    settings = msgspec.structs.replace(LOOP.training, settings={"damage": "labels"})
+    worse = planted(rows, msgspec.structs.replace(LOOP, training=settings))
+    export(*module("train").fit(rows, SCHEMA), tmp_path / "champion.onnx")
+    champion = Scorer((tmp_path / "champion.onnx").read_bytes(), SCHEMA)
+    scores = (s.score(asked.columns) for s in (champion, worse))
+    found = compare("auc", asked.label, *scores, asked.at, LOOP.gates.confidence)
+    told = evidence(overall=Comparison(**asdict(found)), confidence=LOOP.gates.confidence)
+    verdict = judge(told, NEW, OLD, LOOP.gates, NOW)
+    assert verdict.outcome == "failed"
+    assert re.search(r"2,400 rows, gain -0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\] at 80%: not above \+0", verdict.reason)
 
 
 def test_the_refusing_candidate_scores_what_it_has_seen_and_refuses_all_else(weather: Callable[..., Table]) -> None:

@@ -126,6 +126,65 @@ def test_the_stop_button_asks_why_and_stops(stage: Any, eyes: Any, key: str, tar
     assert "storm" in page["html"]
 
 
+KEYS = """(async () => {
+  const later = () => new Promise((done) => setTimeout(done, 50));
+  const pressed = (key) => new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
+  const cells = document.querySelectorAll("table.heat tbody [data-key]");
+  const way = [];
+  cells[0].focus();
+  for (const key of ["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "ArrowUp"]) {
+    document.activeElement.dispatchEvent(pressed(key));
+    await later();
+    way.push(`${document.activeElement.dataset.key}${document.activeElement.tabIndex}`);
+  }
+  document.body.dataset.way = way.join(" ");
+  document.body.dataset.said = document.getElementById("cell").textContent;
+  document.body.dataset.stops = [...cells].filter((cell) => cell.tabIndex === 0).length;
+})()"""
+
+
+def test_arrow_keys_walk_through_the_heat_map_which_is_one_stop_of_the_tab_key(stage: Any, run: str, eyes: Any) -> None:
+    stage.sign_in("anna")
+    pages = [{"url": f"{stage.origin}{UI}#/drift/flights", "width": 1440, "dark": False, "script": KEYS}]
+    (page,) = eyes(stage, pages, looking=False)
+    assert page["problems"] == []
+    wide = 'data-way="1/00 1/10 0/10 0/00 0/00"'  # sites are columns
+    narrow = 'data-way="0/10 1/10 1/00 0/00 0/00"'
+    assert wide in page["html"] or narrow in page["html"]
+    assert 'data-stops="1"' in page["html"]
+    assert 'data-said=""' not in page["html"]
+
+
+SILENT = """(async () => {
+  const trouble = () => document.getElementById("trouble").textContent;
+  const until = async (wanted) => {
+    while (Boolean(trouble()) !== wanted) await new Promise((done) => setTimeout(done, 50));
+  };
+  const fetched = window.fetch;
+  const before = document.querySelector("main").textContent;
+  window.fetch = () => Promise.reject(new TypeError("Failed to fetch"));
+  dispatchEvent(new Event("changed"));
+  await until(true);
+  document.body.dataset.trouble = trouble();
+  document.body.dataset.kept = document.querySelector("main").textContent === before;
+  window.fetch = fetched;
+  dispatchEvent(new Event("changed"));
+  await until(false);
+  document.body.dataset.over = trouble() === "";
+})()"""
+
+
+def test_an_app_that_does_not_answer_is_said_and_what_was_seen_stays(stage: Any, run: str, eyes: Any) -> None:
+    stage.sign_in("anna")
+    pages = [{"url": f"{stage.origin}{UI}#/runs/{run}", "width": 390, "dark": False, "script": SILENT}]
+    (page,) = eyes(stage, pages, looking=False)
+    assert page["problems"] == []
+    assert 'data-trouble="No answer since' in page["html"]
+    assert "Trying again" in page["html"]
+    assert 'data-kept="true"' in page["html"]
+    assert 'data-over="true"' in page["html"]
+
+
 def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> None:
     stage.sign_in("anna")
     stage.operate("/api/freeze", {"reason": "<img src=x onerror=boom()>", "target": "all"})

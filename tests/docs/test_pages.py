@@ -54,6 +54,11 @@ def test_files_and_tests_that_pages_name_are_there() -> None:
     assert sorted(f"{page}: {found}" for page, found in files if not (ROOT / found).exists()) == []
 
 
+def test_decisions_are_numbered_from_1_without_a_gap() -> None:
+    numbers = sorted(int(p.name.partition("-")[0]) for p in (ROOT / "docs" / "decisions").glob("*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 def reference() -> Any:
     spec = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
     assert spec is not None

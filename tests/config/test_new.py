@@ -253,7 +253,12 @@ def test_a_person_sees_a_table(
     csv.write_csv(a_table(), "rows.csv")
     assert main(["new", "mine", "--data", "rows.csv"]) == 0
     out = capsys.readouterr().out
-    assert "running number" in out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert ["plant", "site", "by its name; 2 sites"] in rows
+    assert ["defective", "label", "by its name"] in rows
+    assert ["grade", "category", "3 different texts"] in rows
+    assert ["row", "left out", "a running number"] in rows
+    assert any(row[:2] == ["temp °C", "number"] and row[2].startswith("from ") for row in rows)
     assert "driftloop replay --loop mine/loop.yaml --fleet mine/fleet.yaml --data rows.csv" in out
 
 

@@ -224,7 +224,9 @@ class Factory:
         command += ["--state", str(self.state), "--port", str(self.port)]
         often = {"SweepSchedule": "*/2 * * * * *", "CheckSchedule": "*/30 * * * * *", **settings}
         ready = lambda: ask(self.port, "GET", "/api/health", timeout=2)[0] == 200  # noqa: E731
-        return Process(command, self.state / "host.log", {"DRIFTLOOP_PROFILE": "local", **often}, ready)
+        return Process(
+            command, self.state / "host.log", {"DRIFTLOOP_PROFILE": "local", "DRIFTLOOP_CLOCK": "", **often}, ready
+        )
 
     def site(self, name: str) -> Process:
         """The edge program as one site, which sends a batch a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import shutil
 import socket
 import tempfile
@@ -169,6 +170,7 @@ def endpoints() -> Iterator[list[Target]]:
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="driftloop-fuzz-", dir=memory if memory.is_dir() else None))
     logging.disable(logging.CRITICAL)
+    settings = dict(os.environ)
     try:
         with Stage(folder / "state") as stage:
             stage.configure()
@@ -177,6 +179,8 @@ def endpoints() -> Iterator[list[Target]]:
             stage.sign_in("anna")
             yield _endpoints(stage, run)
     finally:
+        os.environ.clear()
+        os.environ |= settings  # its clock stands still
         logging.disable(logging.NOTSET)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -725,8 +725,8 @@ def _shown(value: Any) -> str:
 
 
 def _rows(table: _Table, schema: Schema, header: Header) -> tuple[Rows, tuple[Refusal, ...]]:
+    at = _times(table)  # first: a row without a time takes no id from its neighbours
     ids = _ids(table)
-    at = _times(table)
     if table.n and (at.min() < header.start or at.max() > header.end):
         late = (at < header.start) | (at > header.end)
         table.refuse(np.flatnonzero(late), "at", f"is outside the batch, {iso(header.start)} to {iso(header.end)}")
@@ -761,8 +761,8 @@ def _numeric(schema: Schema) -> tuple[str, ...]:
 
 
 def _labels(table: _Table, schema: Schema) -> tuple[Labels, tuple[Refusal, ...]]:
-    ids = _ids(table)
     at = _times(table)
+    ids = _ids(table)
     label = _floats(table, "label")
     if schema.task == "binary":
         table.refuse(np.flatnonzero((label != 0) & (label != 1)), "label", "is neither 0 nor 1")

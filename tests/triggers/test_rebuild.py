@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.triggers.crashing import FAST, STORIES, half_day
 from tests.triggers.samples import a_run, replace
-from tests.triggers.test_crashes import STORIES, Faults, played
+from tests.triggers.world import World, a_fleet
 from triggers import loop
 from triggers.lifecycle import IllegalTransition
 from triggers.rebuild import Rebuilt, differences, rebuild
@@ -21,7 +24,9 @@ from triggers.run import Phase
 @contextmanager
 def told(name: str) -> Iterator[tuple[list[AuditEntry], Any, dict[str, Any]]]:
     """The trail of a story, and the head and the runs that are stored."""
-    with played(STORIES[name], Faults()) as world:
+    with TemporaryDirectory() as folder, closing(World(Path(folder), a_loop=FAST, fleet=a_fleet("a", "b"))) as world:
+        for now in range(STORIES[name].half_days + 1):
+            half_day(world, STORIES[name], now)
         runs = {run.id: run for run in world.runs}
         yield loop.story(world.ports, "line"), loop.head(world.ports, "line"), runs
 

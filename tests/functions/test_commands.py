@@ -247,6 +247,20 @@ def test_what_does_not_roll_out_is_not_paused_or_taken_back(
     assert "nothing to take back" in told("rollout", "rollback", run, "--reason", "x", *where, status=2)
 
 
+def test_a_rollout_is_paused_resumed_and_taken_back_by_hand(
+    where: list[str], stage: Any, run: str, told: Callable[..., str]
+) -> None:
+    told("approve", run, "--candidate", stage.challenger, *_anna(where))
+    stage.host.pump()
+    for what, said in (("pause", "begins nothing new"), ("resume", "goes on")):
+        assert told("rollout", what, run, "--reason", "inventory", *where) == f"{run} {said}\n"
+        stage.host.pump()
+    said = told("rollout", "rollback", run, "--reason", "a bad feeling", *where)
+    assert said == f"{run} is told to take its sites back\n"
+    stage.host.pump()
+    assert loop.runs(stage.ports, "flights")[0].because.partition(";")[0].endswith(": a bad feeling")
+
+
 def test_status_of_many_sites_counts_them_by_ring(stage: Any, told: Callable[..., str]) -> None:
     fleet = stage.state / "config" / "flights" / "fleet.yaml"
     more = "\n".join(f"  - {{name: S{n}, ring: coast}}" for n in range(120))

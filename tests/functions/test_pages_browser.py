@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tools import setup
-from triggers import codec, quarantine
+from triggers import codec, loop, quarantine
 from triggers.ports import Put
 from triggers.records import Freeze
 
@@ -183,6 +183,19 @@ def test_an_app_that_does_not_answer_is_said_and_what_was_seen_stays(stage: Any,
     assert "Trying again" in page["html"]
     assert 'data-kept="true"' in page["html"]
     assert 'data-over="true"' in page["html"]
+
+
+def test_a_run_is_taken_back_from_its_page(stage: Any, run: str, eyes: Any) -> None:
+    stage.sign_in("anna")
+    assert stage.answer(run, {**stage.form(run), "answer": "approve"}).status == 303
+    stage.host.pump()
+    script = CLICK.format(key=f"rollback/{run}", target="")
+    pages = [{"url": f"{stage.origin}{UI}#/runs/{run}", "width": 390, "dark": False, "script": script}]
+    (page,) = eyes(stage, pages, looking=False)
+    assert page["problems"] == []
+    assert 'data-shown="true"' in page["html"]
+    stage.host.pump()
+    assert loop.runs(stage.ports, "flights")[0].because.startswith("taken back by anna: storm")
 
 
 def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> None:

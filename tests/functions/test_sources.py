@@ -323,6 +323,18 @@ def test_two_timers_that_overlap_count_once(here: Stage, table: Table) -> None:
     assert counted(here) - before == 40
 
 
+def test_a_slice_that_is_read_again_in_another_order_is_the_same_batches(here: Stage, table: Table) -> None:
+    before = counted(here)
+    ingested(here, table, 60, timedelta(hours=2), 0)
+    assert poll(here, table) == 60
+    here.ports.store.commit(LOOP, [Delete(r.key) for r in here.ports.store.scan(LOOP, "logs/")])
+    table.rows.reverse()
+    again = sources.poll(replace(here.ports, logs=table), LOOP)
+    assert (again.accepted, again.duplicate > 0, again.reasons) == (0, True, [])
+    assert counted(here) - before == 60
+    assert notes(here) == []
+
+
 def test_endpoint_traffic_tells_how_a_deployment_serves_once(here: Stage, table: Table) -> None:
     at = here.ports.clock.now() - timedelta(hours=1)
     figures = {"requests": 100, "errors": 1, "p50_ms": 5.0, "p95_ms": 20.0, "TimeGenerated": at}

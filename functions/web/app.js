@@ -43,6 +43,7 @@ function loopOf({ first, rest, query }) {
 async function refresh() {
   const mine = ++turn;
   const at = place();
+  if (!state.session.known) state.session = { ...(await get("session")), known: true };
   if (!state.session.looks) return show(at, "", () => signIn());
   const known = loops;
   loops = known && at.first !== "fleet" && turn % 10 ? known : await get("loops");
@@ -167,7 +168,5 @@ const signIn = () => alone(state.session.person ? "You may not look" : "Sign in 
 addEventListener("hashchange", attempt);
 addEventListener("changed", attempt);
 addEventListener("visibilitychange", () => { if (!document.hidden) attempt(); });
-const session = get("session").then((found) => { state.session = found; }).catch(() => {});
-get("loops").catch(() => {}); // asked for at once, so that both are under way
-await session;
+for (const path of ["session", "loops"]) get(path).catch(() => {}); // asked for at once, so that both are under way
 round();

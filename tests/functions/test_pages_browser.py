@@ -198,6 +198,30 @@ def test_a_run_is_taken_back_from_its_page(stage: Any, run: str, eyes: Any) -> N
     assert loop.runs(stage.ports, "flights")[0].because.startswith("taken back by anna: storm")
 
 
+AWAY = """
+  const fetched = window.fetch;
+  let away = true;
+  window.fetch = (...asked) => (away ? Promise.reject(new TypeError("Failed to fetch")) : fetched(...asked));
+  window.back = () => { away = false; };
+"""
+BACK = """(async () => {
+  const until = async (what) => { while (!what()) await new Promise((done) => setTimeout(done, 50)); };
+  await until(() => document.getElementById("trouble").textContent);
+  back();
+  dispatchEvent(new Event("changed"));
+  await until(() => document.getElementById("who").textContent);
+})()"""
+
+
+def test_a_page_opened_while_the_app_is_away_knows_who_looks_once_it_is_back(stage: Any, run: str, eyes: Any) -> None:
+    stage.sign_in("anna")
+    pages = [{"url": f"{stage.origin}{UI}#/fleet", "width": 390, "dark": False, "before": AWAY, "script": BACK}]
+    (page,) = eyes(stage, pages, looking=False)
+    assert page["problems"] == []
+    for words in ("anna", "Stop…", "A new model waits for an answer"):
+        assert words in page["html"]
+
+
 def test_the_dashboard_keeps_hostile_words_words(stage: Any, browse: Any) -> None:
     stage.sign_in("anna")
     stage.operate("/api/freeze", {"reason": "<img src=x onerror=boom()>", "target": "all"})

@@ -1,5 +1,5 @@
 // Looks at pages in Chromium as people do, and asks axe-core what is wrong with them.
-// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high", "script"}]}
+// node look.mjs SPEC.json: {"chromium", "profile", "node", "cookie": {name, value}, "looking", "pages": [{"url", "width", "dark", "picture", "high", "before", "script"}]}
 // Prints of each page its title, its problems (axe-core's, and what scripts have thrown), whether it is wider than the window, what
 // moves although less motion is wanted, and what the Tab key leads to: names, and whether the focus is seen there. Not
 // `looking`: its title, what scripts have thrown, what the page has become, and when.
@@ -94,6 +94,7 @@ for (const wanted of spec.pages) {
   await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: wanted.dark ? "dark" : "light" },
     { name: "prefers-reduced-motion", value: "reduce" }] });
   if (spec.cookie?.name) await page("Network.setCookie", { ...spec.cookie, url: wanted.url });
+  if (wanted.before) await page("Page.addScriptToEvaluateOnNewDocument", { source: wanted.before });
   const loaded = new Promise((done) => heard.set("Page.loadEventFired", done));
   await page("Page.navigate", { url: wanted.url });
   await loaded;

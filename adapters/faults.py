@@ -16,20 +16,35 @@ from triggers.ports import Message, Ports
 
 T = TypeVar("T")
 
-Fault = Literal["before", "after", "hang", "delay", "duplicate", "reorder", "crash before", "crash after"]
+Fault = Literal[
+    "before", "after", "hang", "delay", "duplicate", "reorder", "full", "slow", "lost", "jump",
+    "crash before", "crash after",
+]  # fmt: skip
 """What can happen to a call.
 
 before: Retry, not done. after: done, then Retry. hang: a time-out passes, then Retry; done or not, who knows.
 delay: it takes a while; what a bus is sent arrives later instead. duplicate: done twice, the second answer counts.
-reorder: what it is given, or gives, comes in another order. crash: the process is gone, before or after it was done.
+reorder: what it is given, or gives, comes in another order. full: as by ENOSPC, this and the port's next writes are
+Retry and not done; reading goes on. slow: this and the port's next calls take a while each. lost: the locks of what was
+received have ended: another worker gets it too, and who has it now cannot settle it. jump: a clock that goes on as much
+as SKEW before or behind, until it jumps again. crash: the process is gone, before or after it was done.
 """
 
 TIMEOUT = timedelta(seconds=30)
+SKEW = timedelta(minutes=10)
+SPELL = 4
+"""How many calls a store is full or slow for, at most."""
+
 UNTOUCHED = ("clock", "configs", "signatures", "people", "together", "cache")
 """Fields of Ports that are no I/O of the loop's."""
 
-_ORDERLESS = frozenset({"send", "publish", "receive", "pending"})
-"""Methods whose order the world does not keep."""
+_ONLY: Mapping[Fault, frozenset[str]] = {
+    "reorder": frozenset({"send", "publish", "receive", "pending"}),
+    "full": frozenset({"commit", "put", "send", "publish"}),
+    "lost": frozenset({"receive"}),
+    "jump": frozenset({"now"}),
+}
+"""The methods that a fault can happen to, where those are not all; a clock's `now` does nothing but jump."""
 
 
 class Crash(BaseException):
@@ -77,6 +92,8 @@ class Faults:
         self._plan = dict(plan or {})
         self._clock = clock
         self._made = 0
+        self._spells: dict[tuple[str, Fault], int] = {}
+        self._skew = timedelta(0)
         self._lock = threading.Lock()
         unknown = {*self._chances, *self._plan.values()} - set(get_args(Fault))
         if unknown or sum(self._chances.values()) > 1.0:
@@ -86,20 +103,48 @@ class Faults:
         return "\n".join(map(str, self.calls))
 
     def stop(self) -> None:
-        """From now on, nothing fails; calls are still noted."""
-        self._chances, self._plan = {}, {}
+        """From now on, nothing fails and clocks are right; calls are still noted."""
+        self._chances, self._plan, self._skew = {}, {}, timedelta(0)
+        self._spells.clear()
 
-    def call(self, port: str, method: str, done: Callable[..., Any], args: tuple[Any, ...], named: Any) -> Any:
-        """Do one call of a port, with the fault that is its turn."""
+    def call(
+        self,
+        port: str,
+        method: str,
+        done: Callable[..., Any],
+        args: tuple[Any, ...],
+        named: Any,
+        release: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """Do one call of a port, with the fault that is its turn. `release` ends the locks of what was received."""
         with self._lock:
             number = self._made
             self._made += 1
             random = Random(f"{self._seed}/{number}")
-            fault = self._plan.get(number) or self._by_chance(random)
-            if fault == "reorder" and method not in _ORDERLESS:
-                fault = None
+            fault = self._turn(port, method, self._plan.get(number) or self._by_chance(random), random)
+            if fault == "jump":
+                self._skew = random.uniform(-1, 1) * SKEW
             self.calls.append(Call(number, port, method, _about(args, named), fault))
+        if method == "now":
+            return done() + self._skew
+        if fault == "lost" and release:
+            done = _then(done, release)
         return self._suffer(fault, random, partial(done, **named), args, f"call {number}, {port}.{method}: {fault}")
+
+    def _turn(self, port: str, method: str, fault: Fault | None, random: Random) -> Fault | None:
+        """The fault that this method can have; a spell that the port is in comes first."""
+        if method == "now":
+            return "jump" if fault == "jump" else None
+        for kind in ("full", "slow"):
+            left = self._spells.get((port, kind), 0)
+            if left and method in _ONLY.get(kind, {method}):
+                self._spells[port, kind] = left - 1
+                return kind
+        if fault is None or method not in _ONLY.get(fault, {method}):
+            return None
+        if fault in ("full", "slow"):
+            self._spells[port, fault] = random.randrange(SPELL)
+        return fault
 
     def _by_chance(self, random: Random) -> Fault | None:
         drawn = random.random()
@@ -112,14 +157,16 @@ class Faults:
     def _suffer(
         self, fault: Fault | None, random: Random, done: Callable[..., Any], args: tuple[Any, ...], story: str
     ) -> Any:
-        if fault in ("before", "crash before"):
-            raise Retry(story) if fault == "before" else Crash(story)
+        if fault in ("before", "full", "crash before"):
+            raise Crash(story) if fault == "crash before" else Retry(story)
         if fault == "hang":
             self._pass(TIMEOUT)
             with suppress(DriftloopError):
                 if random.random() < 0.5:
                     done(*args)
             raise Retry(story)
+        if fault == "slow":
+            self._pass(random.random() * TIMEOUT)
         if fault == "delay":
             args = self._delayed(args, random.uniform(0, 2) * TIMEOUT)
         if fault == "reorder":
@@ -163,7 +210,8 @@ class _Faulty:
             return found
 
         def call(*args: Any, **named: Any) -> Any:
-            return self._faults.call(self._name, name, found, args, named)
+            release = getattr(self._port, "abandon", None)
+            return self._faults.call(self._name, name, found, args, named, release)
 
         return call
 
@@ -178,6 +226,15 @@ def faulty_ports(ports: Ports, faults: Faults, only: Iterable[str] = ()) -> Port
     there = {field.name for field in fields(ports) if getattr(ports, field.name) is not None}
     names = set(only) or there - set(UNTOUCHED)
     return replace(ports, **{name: faulty(getattr(ports, name), faults, name) for name in names})
+
+
+def _then(done: Callable[..., Any], release: Callable[[Any], object]) -> Callable[..., Any]:
+    def call(*args: Any, **named: Any) -> Any:
+        answer = done(*args, **named)
+        release(answer)
+        return answer
+
+    return call
 
 
 def _is_sequence(value: Any) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.faults import TIMEOUT, Crash, Fault, Faults, faulty, faulty_ports
+from adapters.faults import SKEW, SPELL, TIMEOUT, Crash, Fault, Faults, faulty, faulty_ports
 from adapters.local.bus import SqliteBus
 from adapters.local.clock import VirtualClock
 from adapters.local.database import Database
@@ -17,7 +19,7 @@ from adapters.local.profile import Local
 from adapters.local.store import SqliteStore
 from adapters.local.topic import SqliteTopic
 from triggers.errors import Conflict, Retry
-from triggers.ports import Change, Delete, Message, Put
+from triggers.ports import Change, Delete, Message, Put, Queue
 
 
 @pytest.fixture
@@ -91,6 +93,91 @@ def test_order_is_lost_where_the_world_does_not_keep_it(
     faulty(store, faults).commit("p", [Put(name, b"") for name in names])
     assert [record.key for record in faulty(store, faults).scan("p")] == names
     assert [call.fault for call in faults.calls] == ["reorder", "reorder", None, None]
+
+
+def test_a_full_store_takes_no_writes_for_a_while_and_is_read_meanwhile(store: SqliteStore) -> None:
+    faults = Faults(seed=3, plan={1: "full"})
+    port = faulty(store, faults)
+    port.commit("p", [Put("a", b"")])
+    refused = 0
+    while store.get("p", "b") is None:
+        with suppress(Retry):
+            port.commit("p", [Put("b", b"")])
+        refused += store.get("p", "b") is None
+        assert port.get("p", "a")
+    assert 1 < refused <= SPELL
+    assert [call.fault for call in faults.calls if call.method == "get"] == [None] * (refused + 1)
+
+
+def test_a_store_that_is_full_says_what_a_full_disk_says(tmp_path: Path) -> None:
+    """The fault is the one that the adapter makes of SQLite's own: Retry, which HTTP answers with 503."""
+    database = Database(tmp_path / "state.db")
+    store = SqliteStore(database)
+    store.commit("p", [Put("a", b"")])
+    pages = database.read("pragma page_count")[0][0]
+    database.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchall())
+    for full in (store, faulty(store, Faults(plan={0: "full"}))):
+        with pytest.raises(Retry):
+            full.commit("p", [Put("b", bytes(100_000))])
+        assert store.get("p", "b") is None
+    database.close()
+
+
+def test_a_slow_store_takes_its_time_for_some_calls(store: SqliteStore, clock: VirtualClock) -> None:
+    faults, times = Faults(seed=3, plan={0: "slow"}, clock=clock), [clock.now()]
+    for n in range(SPELL + 1):
+        faulty(store, faults).commit("p", [Put(f"{n}", b"")])
+        times.append(clock.now())
+    slow = [later > earlier for earlier, later in pairwise(times)]
+    assert slow == [True] * sum(slow) + [False] * (len(slow) - sum(slow))
+    assert 1 < sum(slow) <= SPELL
+    assert len(list(store.scan("p"))) == SPELL + 1
+
+
+@pytest.mark.parametrize("queue", ["effects", "runs"])
+def test_who_has_lost_a_lock_has_the_message_beside_another_and_cannot_settle_it(
+    database: Database, clock: VirtualClock, queue: Queue
+) -> None:
+    bus = SqliteBus(database, clock)
+    bus.send(queue, [Message("m", b"", session="s" if queue == "runs" else "")])
+    port = faulty(bus, Faults(plan={0: "lost"}))
+    first, second = port.receive(queue), port.receive(queue)
+    assert [d.id for d in first] == [d.id for d in second] == ["m"]
+    assert port.complete(first) == port.renew(first) == port.abandon(first) == first
+    assert port.complete(second) == []
+    assert bus.pending(queue) == 0
+
+
+def test_a_lock_that_another_has_taken_is_not_revived_by_a_clock_that_goes_back(database: Database) -> None:
+    clock = VirtualClock(database, NOW)
+    faults = Faults()
+    bus = SqliteBus(database, faulty(clock, faults), lock=timedelta(seconds=60))
+    bus.send("effects", [Message("m", b"")])
+    first = bus.receive("effects")
+    faults._skew = timedelta(seconds=61)
+    second = bus.receive("effects")
+    faults._skew = -timedelta(seconds=61)
+    assert bus.complete(first) == bus.renew(first) == first
+    assert bus.receive("effects") == []
+    assert bus.complete(second) == []
+
+
+def test_a_clock_jumps_there_and_back_by_its_seed_and_no_call_of_another_port_makes_it(clock: VirtualClock) -> None:
+    def told(seed: int) -> list[datetime]:
+        faults = Faults(seed, {"jump": 0.3, "before": 0.7})
+        return [faulty(clock, faults).now() for _ in range(50)]
+
+    times = told(1)
+    assert times == told(1) != told(2)
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    assert min(steps) < timedelta(0) < max(steps)
+    assert timedelta(0) in steps
+    assert max(abs(time - clock.now()) for time in times) <= SKEW
+    faults = Faults(chances={"jump": 1.0})
+    jumpy = faulty(clock, faults)
+    assert jumpy.now() != clock.now()
+    faults.stop()
+    assert jumpy.now() == clock.now()
 
 
 CHANCES: dict[Fault, float] = {"before": 0.2, "after": 0.2, "hang": 0.1, "duplicate": 0.1}

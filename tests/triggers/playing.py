@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from adapters.faults import SKEW, faulty, faulty_ports
 from adapters.faults import Faults as Weather
-from adapters.faults import faulty_ports
 from tests.triggers.world import HALF, LOOP, World, a_fleet, a_reference, put_candidate
 from triggers import approval, codec, events, lifecycle, loop, rollout, sites, windows
 from triggers import config as cfg
@@ -28,6 +28,7 @@ replace = msgspec.structs.replace
 NAMES = ("a", "b", "c")
 PEOPLE = ("ann", "bob", "eve")
 PLAYED = replace(LOOP, retrain=replace(LOOP.retrain, confirm=1, minimum_rows=50, cooldown="1d", budget="3 per 30 days"))
+MOVES = ("jump", "hang", "delay", "slow")
 NIGHTS = cfg.Window(cron="0 0 * * *", duration="6h")
 
 
@@ -75,6 +76,7 @@ class Player:
         self.fences: dict[str, int] = {}
         self.kept: dict[str, bytes] = {}
         self.decided: dict[str, approval.Request] = {}
+        self.asked: dict[str, approval.Request] = {}
         self.cursors: dict[tuple[str, str], int] = {}
         self.told: list[str] = []
         self.made = 0
@@ -83,7 +85,13 @@ class Player:
     def _watch(self) -> None:
         """Ports of which none fails, for who judges."""
         self.ports = dataclasses.replace(self.world.ports, store=Watched(self.world.ports.store, self.verified))
-        self.world.ports = self.ports
+        self.world.ports, self.bus = self.ports, self.world.bus
+
+    def _storm(self) -> None:
+        """Every port fails now and then, the queues' hand-out with them, and the clock jumps."""
+        clock = faulty(self.world.clock, self.weather, "clock")
+        self.world.ports = dataclasses.replace(faulty_ports(self.ports, self.weather), clock=clock)
+        self.world.bus = faulty(self.bus, self.weather, "queue")
 
     # acts
 
@@ -91,13 +99,13 @@ class Player:
         """One act, and what must then hold; a call that failed is somebody's to repeat."""
         self.told.append(name)
         self.before()
-        self.world.ports = faulty_ports(self.ports, self.weather)
+        self._storm()
         try:
             ACTS[name](self, random)
         except DriftloopError as problem:
             self.told[-1] += f" ({type(problem).__name__})"
         finally:
-            self.world.ports = self.ports
+            self.world.ports, self.world.bus = self.ports, self.bus
         self.check()
 
     def _half_day(self, random: Random) -> None:
@@ -199,14 +207,23 @@ class Player:
         self.weather._clock = self.world.clock
 
     def _same_time(self, random: Random) -> None:
-        """A timer fires twice: the check of this moment is the one that was made."""
-        now = self.world.clock.now()
+        """A timer fires twice: the check of this moment is the one that was made; where the clock has jumped
+        meanwhile, the second has no evidence, and begins nothing."""
+        begun = len(self.weather.calls)
         self._sure(lambda: loop.check(self.world.ports, "line"))
-        before = list(self.world.store.scan("line", "decision/"))
+        first = self._checked()
         self._sure(lambda: loop.check(self.world.ports, "line"))
-        after = list(self.world.store.scan("line", "decision/"))
-        need(23, before == after or now < self.world.clock.now(), "a timer that fires twice decides twice")
+        second = self._checked()
+        moved = any(call.fault in MOVES for call in self.weather.calls[begun:])
+        need(23, first == second or moved, "a timer that fires twice decides twice")
+        need(23, first[1] == second[1] or first[0] != second[0], "a timer that fires twice begins two runs")
         self.pump()
+
+    def _checked(self) -> tuple[Any, int, Any]:
+        """Up to where telemetry was assessed, how many runs there are, and what was decided."""
+        store, runs = self.world.store, self.world.runs
+        seen = [codec.decode(r.value, loop.Detector).cursor for r in store.scan("line", "detector/")]
+        return seen, len(runs), list(store.scan("line", "decision/"))
 
     def end(self, days: int = 20) -> None:
         """Faults stop, everybody is there: everything ends, and one more tick changes nothing."""
@@ -242,6 +259,7 @@ class Player:
     def before(self) -> None:
         """Remember what the next act is compared with."""
         world = self.world
+        self.began = world.clock.now()
         self.was_frozen = bool(sites.frozen(world.ports, "line"))
         self.jobs = set(world.jobs.jobs)
         self.applied = {name: len(world.plants[name].applied) for name in NAMES}
@@ -286,6 +304,7 @@ class Player:
         [(pending,)] = self.world.database.read(
             "select (select count(*) from messages where queue = 'telemetry')"
             " + (select count(*) from scheduled where queue = 'telemetry')"
+            " + (select count(*) from dead where queue = 'telemetry')"  # tried ten times, and kept for a person
         )
         for name in NAMES:
             plant = self.world.plants[name]
@@ -323,6 +342,12 @@ class Player:
             need(11, known is None or known == asked, f"{asked.run} was {known and known.state}, is {asked.state}")
             if asked.state not in ("open", "withdrawn"):
                 self.decided[asked.run] = asked
+            was = self.asked.setdefault(asked.run, asked)
+            need(23, asked.expires == was.expires, f"{asked.run} may be answered for longer than was said")
+            need(23, was.state != "withdrawn" or asked == was, f"{asked.run} was withdrawn, is {asked.state}")
+            self.asked[asked.run] = asked
+            if asked.state == "approved" != was.state:
+                need(23, self.began < asked.expires + SKEW, f"{asked.run} was approved too late")
             if asked.state == "approved":
                 need(10, asked.by not in (*asked.requested_by, *asked.authors), f"{asked.by} approves what is theirs")
                 need(23, asked.answered and asked.answered < asked.expires, f"{asked.run} was approved too late")
@@ -397,6 +422,10 @@ FAULTS: dict[Any, float] = {
     "delay": 0.003,
     "duplicate": 0.01,
     "reorder": 0.01,
+    "full": 0.001,
+    "slow": 0.001,
+    "lost": 0.03,
+    "jump": 0.05,
 }
 
 

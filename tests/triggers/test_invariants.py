@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -81,6 +82,26 @@ def test_one_seed_plays_one_history(tmp_path: Path) -> None:
     assert one.told == two.told
     assert [str(call) for call in one.weather.calls] == [str(call) for call in two.weather.calls]
     assert any(call.fault for call in one.weather.calls)
+
+
+def test_a_decision_is_computed_again_from_what_it_was_made_of(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Invariant 8, for inputs that are kept here: the store keeps of them the findings and the time."""
+    real, made = policy.decide, dict[Any, Any]()
+
+    def decide(*of: Any, **more: Any) -> Any:
+        made[of[2]] = deepcopy((of, more))
+        return real(*of, **more)
+
+    monkeypatch.setattr(policy, "decide", decide)
+    actions = set()
+    for seed in (16, 18):
+        made.clear()
+        for stored in play(tmp_path / str(seed), seed, acts=20).kept.values():
+            decision = codec.decode(stored, policy.Decision)
+            of, more = made[decision.at]
+            assert codec.encode(real(*of, **more)[0]) == stored
+            actions.add(decision.action)
+    assert actions == {"hold", "retrain"}
 
 
 @pytest.mark.wire
@@ -401,6 +422,58 @@ PLANTED |= {
     24: _silent_move,
     25: _spends,
 }
+
+
+def _revives(patch: Patch, script: Script) -> None:
+    """A clock that has gone back to when it was asked finds the question open again."""
+    real = approval.refusal
+    patch.setattr(
+        approval,
+        "refusal",
+        lambda request, given, rules, now, *of: real(replace(request, state="open"), given, rules, request.asked, *of),
+    )
+    script.hand_in()
+    script.days(8)
+    script.approve()
+
+
+def _extends(patch: Patch, script: Script) -> None:
+    script.hand_in()
+
+    def later(world: Any) -> None:
+        asked, key = world.request(), f"approval/{world.runs[-1].id}"
+        longer = codec.encode(replace(asked, expires=asked.expires + timedelta(minutes=1)))
+        world.store.commit("line", [records.Put(key, longer, "*")])
+
+    script.do(later)
+
+
+def _begins_twice(patch: Patch, script: Script) -> None:
+    real = policy.decide
+
+    def decide(*of: Any, **more: Any) -> Any:
+        made, history = real(*of, **more)
+        return replace(made, action="retrain"), history
+
+    script.days(2)
+    patch.setattr(policy, "decide", decide)
+    script.player.weather._chances = {"jump": 1.0}
+    script.act("a timer fires twice")
+
+
+@pytest.mark.parametrize(
+    ("bug", "found"),
+    [
+        (_revives, "was withdrawn, is approved"),
+        (_extends, "may be answered for longer"),
+        (_begins_twice, "begins two runs"),
+    ],
+)
+def test_what_a_jumping_clock_must_not_do_is_found(bug: Any, found: str, folder: Path, monkeypatch: Patch) -> None:
+    script = Script(folder)
+    with pytest.raises(Broken, match=f"^23: .*{found}"):
+        bug(monkeypatch, script)
+    script.world.close()
 
 
 def test_the_script_of_the_planted_bugs_breaks_nothing_by_itself(folder: Path) -> None:

@@ -9,6 +9,8 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from cli.host.host import Took
+
 _EVERY_S = 0.25
 
 
@@ -20,11 +22,13 @@ class Meter:
         self.errors: Counter[str] = Counter()
         self.peak_mb = 0.0
         self._spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._busy: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         threading.Thread(target=self._watch, name="meter", daemon=True).start()
 
-    def invoked(self, name: str, seconds: float, error: Exception | None) -> None:
-        now = time.monotonic()
-        self._spans[name].append((now - seconds, now))
+    def invoked(self, name: str, took: Took, error: Exception | None) -> None:
+        now, used = time.monotonic(), time.process_time()
+        self._spans[name].append((now - took.wall, now))
+        self._busy[name].append((used - took.processor, used))
         self.errors[name] += error is not None
 
     @property
@@ -34,6 +38,10 @@ class Meter:
     def seconds(self, *names: str) -> float:
         """For how long at least one of these functions was at work."""
         return covered([span for name in names for span in self._spans[name]])
+
+    def processor_seconds(self, *names: str) -> float:
+        """What all threads of this process used of its processors while at least one of these functions was at work."""
+        return covered([span for name in names for span in self._busy[name]])
 
     def _watch(self) -> None:
         """To ask for shared memory takes long, so that is asked only where there is more of their own than before."""

@@ -58,14 +58,17 @@ def make(replay: Replay) -> dict[str, Any]:
 
 def figures(replay: Replay) -> dict[str, Any]:
     """Of this process since it began: wall seconds, memory of all processes together, rows per second in which batches
-    were accepted or folded; how often each function raised, and what failed for good (see Replay.failed)."""
+    were accepted or folded, by the wall and by the processor time of this process; how often each function raised, and
+    what failed for good (see Replay.failed)."""
     meter = replay.meter
-    folding = meter.seconds("accept_telemetry", "fold_telemetry")
+    hearing = ("accept_telemetry", "fold_telemetry")
+    folding, busy = meter.seconds(*hearing), meter.processor_seconds(*hearing)
     folded = sum(s.rows for s in sites.states(replay.local.ports, replay.loop.loop).values()) - replay.rows_before
     return {
         "seconds": round(time.monotonic() - meter.began, 1),
         "peak_mb": round(meter.peak_mb),
         "rows_per_second": round(folded / folding) if folding else 0,
+        "rows_per_processor_second": round(folded / busy) if busy else 0,
         "seconds_by_function": {name: round(meter.seconds(name), 2) for name in meter.names},
         "errors": {k: n for k, n in sorted(meter.errors.items()) if n},
         "failed": replay.failed(),
@@ -179,7 +182,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
         out.print(f"Evidently's report of the first drift: {found['report']}", markup=False, soft_wrap=True)
     out.print(
         f"[bold]Figures[/] {figures_['seconds']:.0f} s, {figures_['peak_mb']} MB at the peak (all processes), "
-        f"{figures_['rows_per_second']:,} rows/s through the functions into windows"
+        f"{figures_['rows_per_second']:,} rows/s through the functions into windows, "
+        f"{figures_['rows_per_processor_second']:,} a second of one core"
     )
     for name, times in figures_["failed"].items():
         out.print(f"failed for good: {name}, {times} time{'s' * (times != 1)}", style="bold red", markup=False)

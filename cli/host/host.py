@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.local.bus import Delivery, SqliteBus
 from adapters.local.clock import VirtualClock
@@ -37,7 +37,16 @@ TICK_S = 0.5
 RENEWED_FOR_S = 300.0
 IDLE_S = (0.01, 0.1)
 
-OnInvoke = Callable[[str, float, Exception | None], None]
+
+class Took(NamedTuple):
+    """Seconds for which a handler was at work: of the wall, and of processor time that all threads of this process
+    used meanwhile."""
+
+    wall: float
+    processor: float
+
+
+OnInvoke = Callable[[str, Took, Exception | None], None]
 
 
 class Host:
@@ -268,7 +277,7 @@ class Host:
 
     def _invoke(self, function: Function, value: Callable[[], Any], about: str) -> tuple[Any, Exception | None]:
         """What the handler answered, or the error that it ended with."""
-        began, answer, error = time.perf_counter(), None, None
+        began, answer, error = (time.perf_counter(), time.process_time()), None, None
         try:
             answer = function.call(**{function.arg: value()})
             if function.kind == "http":
@@ -279,7 +288,8 @@ class Host:
             error = e
             _complain(function, about, e)
         if self._on_invoke:
-            self._on_invoke(function.name, time.perf_counter() - began, error)
+            took = Took(time.perf_counter() - began[0], time.process_time() - began[1])
+            self._on_invoke(function.name, took, error)
         return answer, error
 
 

@@ -34,7 +34,13 @@ def found(**more: Any) -> dict[str, Any]:
         "quarantine": [],
         "sites": {},
         "report": None,
-        "figures": {"seconds": 9.0, "peak_mb": 300, "rows_per_second": 20_000, "failed": {}},
+        "figures": {
+            "seconds": 9.0,
+            "peak_mb": 300,
+            "rows_per_second": 20_000,
+            "rows_per_processor_second": 25_000,
+            "failed": {},
+        },
     }
     return told | more
 

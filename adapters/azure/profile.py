@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from adapters.azure import iotedge
@@ -49,6 +50,7 @@ class Azure:
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None, **cloud: Any) -> None:
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # at DEBUG it tells whole addresses, SAS too
         self.settings = settings
         self.identity = Identity(settings)
         self.blobs = BlobStore(settings, self.identity, lambda: settings.container)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -44,7 +46,9 @@ from tests.conftest import Authority
 from tests.servers.azurite import Azurite
 from tests.servers.consumer import Consumer, Wait
 from tests.servers.git import serving
-from tests.servers.identity import SECRET
+from tests.servers.https import Handler
+from tests.servers.https import serving as serving_https
+from tests.servers.identity import SECRET, Identity
 from triggers import loop as shell
 from triggers.config import endpoint_name
 from triggers.ports import Blobs, Change, Clock, Ports
@@ -60,6 +64,38 @@ START = datetime(2037, 1, 1, tzinfo=UTC)
 DAYS = line.BEFORE + 12
 FRESH_S = 1.0
 GIT_TOKEN = "what-lets-the-app-push"
+TEAMS_SECRET = "what-lets-the-app-post-cards"
+SIGNED = re.compile(
+    r"[?&]sig=(?!REDACTED)|SharedAccessSignature s|Bearer (?!\[?REDACTED)|AccountKey=|-----BEGIN \w* ?PRIVATE"
+)
+"""A SAS, a token, a key of an account or of a registry, whosever it is."""
+
+
+class Watch(logging.Handler):
+    """Reads all that is logged in this process, at DEBUG, and keeps where a secret was."""
+
+    def __init__(self, *secrets: str) -> None:
+        super().__init__(logging.DEBUG)
+        self.secrets, self.tokens = secrets, list[str]()
+        self.read: set[str] = set()
+        self.leaks: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.read.add(record.name)
+        said = f"{record.getMessage()} {record.exc_text} {record.__dict__}"
+        if SIGNED.search(said) or any(s in said for s in (*self.secrets, *self.tokens)):
+            self.leaks.append(f"{record.name}: {said[:300]}")
+
+
+class Workflow(Handler):
+    """What posts cards to a Teams channel."""
+
+    cards: list[Any]
+
+    def do_POST(self) -> None:  # noqa: N802
+        assert self.path.endswith(f"&sig={TEAMS_SECRET}")
+        self.cards.append(json.loads(self.read())["attachments"][0]["content"])
+        self.answer(202, b"")
 
 
 class Received:
@@ -167,6 +203,10 @@ class AzureReplay(Replay):
         self._close.callback(self.ml.close)
         cert = str(authority.cert), str(authority.key)
         self.git = self._close.enter_context(serving(self.state / "fleet.git", *cert))
+        self.cards: list[Any] = []
+        handler = type("Channel", (Workflow,), {"cards": self.cards})
+        teams = self._close.enter_context(serving_https(handler, *cert))
+        self.patch.setenv("TeamsWorkflowUrl", f"{teams}/workflows/1?api-version=1&sig={TEAMS_SECRET}")
         self.patch.setenv("GitUrl", self.git.url)
         self.patch.setenv("GitToken", GIT_TOKEN)
         self.azure = Azure(Settings(os.environ), self.now, **self.ml.options())
@@ -383,7 +423,26 @@ def replayed(
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def test_the_whole_loop_passes_on_the_azure_profile(replayed: AzureReplay) -> None:
+@pytest.fixture
+def watch(identity: Identity) -> Iterator[Watch]:
+    """Beside the log of the app and of every SDK."""
+    from tests.servers.servicebus import KEY
+
+    basic = base64.b64encode(f"driftloop:{GIT_TOKEN}".encode()).decode()
+    watch = Watch(SECRET, GIT_TOKEN, TEAMS_SECRET, KEY, basic)
+    watch.tokens = identity.tokens
+    log, peer = logging.getLogger(), logging.getLogger("proton")
+    levels = log.level, peer.level
+    log.addHandler(watch)
+    log.setLevel(logging.DEBUG)
+    peer.setLevel(logging.INFO)  # it is nobody's SDK, and says ten times as much as all others
+    yield watch
+    log.removeHandler(watch)
+    for one, level in zip((log, peer), levels, strict=True):
+        one.setLevel(level)
+
+
+def test_the_whole_loop_passes_on_the_azure_profile(replayed: AzureReplay, watch: Watch) -> None:
     from tests.servers.servicebus import KEY
 
     replayed.adopt()
@@ -404,4 +463,9 @@ def test_the_whole_loop_passes_on_the_azure_profile(replayed: AzureReplay) -> No
     written = b"".join(path.read_bytes() for path in replayed.state.rglob("*log*") if path.is_file())
     for secret in (SECRET, GIT_TOKEN, KEY):
         assert secret.encode() not in written, "in a log of a job, a deployment or a site"
+    assert watch.leaks == []
+    assert watch.read >= {"azure.core.pipeline.policies.http_logging_policy", "azure.servicebus._pyamqp.cbs"}, (
+        watch.read
+    )
+    assert any(f"/api/approvals/{good['id']}" in json.dumps(card) for card in replayed.cards), replayed.cards
     assert commits == [f"west: {good['candidate'][:12]}", f"west: {good['champion'][:12]}"], "it has never reached west"

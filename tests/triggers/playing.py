@@ -191,7 +191,7 @@ class Player:
         if not self.sent:
             return
         (site, id_), payload = random.choice(sorted(self.sent.items()))
-        if not self.world.plants[site].online:
+        if not self.world.plants[site].online or payload in self.world.plants[site].unsent:
             return
         if random.random() < 0.3:
             batch = self.world.batch(site, id=id_, n=random.randrange(1, 9))

@@ -96,6 +96,7 @@ class Sessions(RuleBasedStateMachine):
         self.later: list[tuple[datetime, int, str, str]] = []
         self.tries: dict[str, int] = {}
         self.out: list[Delivery] = []
+        self.in_hand: set[str] = set()
         self.dead: list[str] = []
         self.sent = 0
 
@@ -130,6 +131,7 @@ class Sessions(RuleBasedStateMachine):
         for session in set(self.waiting) - locked:
             while self.waiting[session] and self.tries.get(self.waiting[session][0], 0) >= 3:
                 self.dead.append(self.waiting[session].pop(0))
+                self.in_hand.discard(self.dead[-1])
         ready = [self.waiting[s][0] for s in self.waiting if s not in locked and self.waiting[s]]
         got = self.bus.receive("deployments", count)
         assert len(got) == min(count, len(ready))
@@ -138,6 +140,7 @@ class Sessions(RuleBasedStateMachine):
             self.tries[delivery.id] = self.tries.get(delivery.id, 0) + 1
             assert delivery.count == self.tries[delivery.id]
         self.out += got
+        self.in_hand |= set(ids(got))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -145,6 +148,7 @@ class Sessions(RuleBasedStateMachine):
         delivery = data.draw(st.sampled_from(self.out), "delivery")
         how = data.draw(st.sampled_from(["complete", "abandon", "dead letter"]), "how")
         self.out.remove(delivery)
+        self.in_hand.discard(delivery.id)
         if how == "abandon":
             assert self.bus.abandon([delivery]) == []
             if delivery.count < 3:
@@ -161,9 +165,9 @@ class Sessions(RuleBasedStateMachine):
     def restart(self) -> None:
         self.bus = SqliteBus(self.database, self.clock, deliveries=3)
         self.bus.recover()
-        for delivery in self.out:  # a host that vanished is not held against what it had in hand
-            self.tries[delivery.id] -= 1
-        self.out = []
+        for name in self.in_hand:  # a host that vanished is not held against what it had in hand, however long ago
+            self.tries[name] -= 1
+        self.out, self.in_hand = [], set()
 
     @invariant()
     def nothing_is_lost(self) -> None:

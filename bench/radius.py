@@ -168,6 +168,7 @@ class Place:
     changing: str = ""  # what it was asked to serve, until it says so itself
     until: datetime = START  # by when that should have come
     missed: bool = False  # a request could not reach it, and it has not been heard since
+    cut: bool = False  # half changed, it could not be reached: unavailable, and changed again only when it goes on
     verified_by: datetime | None = None  # when it was first heard to serve the candidate well
     excused: bool = False  # it was away, failed or unheard: nobody waits for it
 
@@ -197,14 +198,20 @@ class Watch:
         begins = change.action == "deploy" and place.changing != change.candidate and place.serves != change.candidate
         if begins:
             self._judge(place)
+        elif place.cut and change.action == "deploy":
+            self._judge_at_once(place)
         if not place.online:
             place.missed = place.excused = True
+            place.cut = place.changing not in ("", place.serves)
             raise Offline(change.site)
         if place.refuses and change.action == "deploy":
             place.badly = place.excused = True
             raise Refused("no such bytes")
         if place.changing != change.candidate and (place.serves != change.candidate or place.badly):
             place.changing, place.until = change.candidate, self._by_when(place.site)
+        elif place.cut:
+            place.until = self._by_when(place.site)
+        place.cut = False
         if place.steps and not proven:
             place.joins = change.candidate
             return Underway("some", "some of the requests")
@@ -222,16 +229,20 @@ class Watch:
         most = rollout.at_most(self.limits.max_unavailable, self.total)
         if not place.gone(now, self.silence) and len(gone) + 1 > most:
             self._note(f"{name} is changed where {len(gone)} of {most} are unavailable: {gone}")
-        changing = sum(p.changing == self.candidate and now <= p.until for p in here if p is not place)
-        at_once = rollout.at_most(self.limits.max_concurrent or self.limits.max_unavailable, self.total)
-        if changing + 1 > at_once:
-            self._note(f"{name} is changed where {changing} of {at_once} are being changed")
+        self._judge_at_once(place)
         if {"all", "line", f"line/{name}"} & self.frozen:
             self._note(f"{name} is changed while it is frozen")
         if self.paused:
             self._note(f"{name} is changed in a pause")
         self._judge_windows(place.site, now)
         self._judge_waves(place.site)
+
+    def _judge_at_once(self, place: Place) -> None:
+        others = [p for s in self.fleet.sites if (p := self.places[s.name]) is not place and not p.cut]
+        changing = sum(p.changing == self.candidate and self.now() <= p.until for p in others)
+        at_once = rollout.at_most(self.limits.max_concurrent or self.limits.max_unavailable, self.total)
+        if changing + 1 > at_once:
+            self._note(f"{place.site.name} is changed where {changing} of {at_once} are being changed")
 
     def _end(self, site: Site) -> datetime:
         """By when a change that begins now should be done."""

@@ -562,7 +562,21 @@ def _held(ports: Ports, change: Change) -> str:
         return f"it is no longer asked: {row.reason}"  # its turn has gone to another site
     if state.change == change.id and state.status == "underway":
         return hold.frozen(change.site)  # what has begun is not left half done when a window closes
+    if state.change == change.id and state.status == "deferred" and state.step and _full(ports, run, change.site):
+        return "as many sites as may be are being changed"  # its place has gone to another while it was away
     return hold.why(site, ports.clock.now())
+
+
+def _full(ports: Ports, run: Run, site: str) -> bool:
+    """Whether others take every place among the sites that change at once, or have been asked to. Who waits to go on,
+    as this one does, takes none."""
+    state = states(ports, run.loop)
+    others = {name for name, s in state.items() if s.status in rollout.UPDATING}
+    for _, row in rows(ports, run.id):
+        if row.status == "asked" or (_is_asked(row) and row.site in state and _as_before(state[row.site])):
+            others.add(row.site)
+    total = sum(w.sites for w in run.waves)
+    return not rollout.room(run.limits.rollout, total, len(others - {site}), 0).at_once
 
 
 def _intend(ports: Ports, change: Change) -> SiteState | None:

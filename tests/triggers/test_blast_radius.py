@@ -31,6 +31,13 @@ def test_not_in_ten_thousand_fleets_either() -> None:
     assert blast(10_000)["wrong"] == []
 
 
+def test_a_site_that_was_cut_off_half_changed_goes_on_once_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was away when another was asked, and its own request arrives at the same time."""
+    assert a_trial(5231).watch.wrong == []
+    monkeypatch.setattr(sites, "_full", lambda *given: False)
+    assert "are being changed" in " ".join(a_trial(5231).watch.wrong)
+
+
 def wider(*given: Any) -> rollout.Room:
     found = ROOM(*given)
     return rollout.Room(found.at_once + 1, found.well + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import typing
+from collections.abc import Sequence
 from uuid import uuid4
 
 import azure.functions as func
@@ -13,6 +14,9 @@ from drift.telemetry import MAX_BYTES
 from functions import answers, host, rates, wire
 from triggers.errors import Misconfigured, Refused, Retry
 from triggers.ports import Message
+
+if typing.TYPE_CHECKING:
+    from triggers import intake
 
 door, bp = func.Blueprint(), func.Blueprint()
 log = logging.getLogger("driftloop")
@@ -52,13 +56,29 @@ def hear_telemetry(message: func.CloudEvent) -> None:
 )
 def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # noqa: UP006 - all that indexing knows
     """Many batches at a time into the windows of their sites; what is wrong with one is its own affair."""
-    from triggers import intake  # numpy comes with it: not at a cold start
-
     payloads = []
     for message in messages:
         try:
             payloads.append(wire.body(message))
         except Refused as problem:
             wire.quarantine("telemetry", message.get_body(), str(problem))
-    for reason in intake.ingest(host.ports(), payloads).reasons:
+    for reason in _counted(payloads).reasons:
         log.warning("quarantined a batch of %s", reason)
+
+
+def _counted(payloads: Sequence[bytes], tries: int = 3) -> intake.Intake:
+    """What fails is tried again in halves, and alone a few times: one call that fails among the many for 128 batches
+    must not cost each of them a delivery, of which it has ten. Where nothing succeeds, that is soon found."""
+    from triggers import intake  # numpy comes with it: not at a cold start
+
+    try:
+        return intake.ingest(host.ports(), payloads)
+    except Retry:
+        if len(payloads) <= 1 and tries <= 1:
+            raise
+    if len(payloads) <= 1:
+        return _counted(payloads, tries - 1)
+    half = len(payloads) // 2
+    done = _counted(payloads[:half])
+    done.add(_counted(payloads[half:]))
+    return done

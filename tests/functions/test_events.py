@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters import claims
+from adapters.faults import Faults, faulty_ports
 from drift import envelope
 from functions import host as root
 from tests.functions.conftest import LOOP, Stage
@@ -85,6 +86,23 @@ def test_what_cannot_be_taken_now_is_tried_again_and_never_refused(
     stage.local.clock.advance(hook.topic.next_due("hook") - stage.ports.clock.now())  # type: ignore[attr-defined]
     hook.deliver()
     assert hook.answered == [503, 200]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_that_fails_now_and_then_costs_no_batch_a_delivery(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """One batch alone passes nine times in ten; sixty together would hardly ever."""
+    faults = Faults(seed, {"before": 0.02, "after": 0.02})
+    ports = faulty_ports(root.ports(), faults, ["store", "blobs"])
+    stage.local.bus.send("telemetry", [Message(str(n), batch(stage, f"b{n}")) for n in range(60)])
+    with monkeypatch.context() as patch:
+        patch.setattr(root, "ports", lambda: ports)
+        stage.host.pump()
+    assert sum(call.fault is not None for call in faults.calls) > 1
+    assert stage.local.bus.dead_letters("telemetry") == []
+    partition = f"{LOOP}/EWR"
+    assert all(stage.ports.store.get(partition, f"batch/b{n}") for n in range(60))
 
 
 @pytest.mark.parametrize("spelling", ["data_base64", "text"])

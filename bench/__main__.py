@@ -53,8 +53,8 @@ def _check(full: bool) -> None:
 
 def _decode(full: bool) -> None:
     asked = {"rows": 250_000, "columns": 400_000, "arrow": 1_000_000}
-    for n in (300, 2500):
-        print(f"  batches of {n:,} rows (2,500 of JSON are what 1 MiB takes), 20 features, from bytes to counts")
+    for n in (300, 2500, 5000):
+        print(f"  batches of {n:,} rows (1 MiB takes 2,500 of JSON rows, 5,000 of the others), 20 features, to counts")
         for spelling, (speed, alone) in wire.speed(n).items():
             parser = "sha256" if spelling == "arrow" else "msgspec"
             said = f"(asked: {asked[spelling]:,}); {parser} alone {alone:,.0f}"
@@ -69,15 +69,15 @@ def _bytes(full: bool) -> None:
 
 def _versus(full: bool) -> None:
     found = extra.run("bench.versus", "1000", "10000", "100", "5")
-    ours, theirs = found["ours"], found["theirs"]
+    ours = found["ours"]
     print(
         f"  1,000 sites x 10,000 rows x 100 features: fold {ours['fold']:.1f} s + check {ours['check']:.2f} s = "
         f"{ours['both']:.1f} s, at most {ours['peak_mb']:.0f} MB; one site, times 1,000:"
     )
     asked = {"evidently report": 1000, "evidently psi": 40, "nannyml": 15}
-    for name, seconds in theirs.items():
+    for name, seconds in found["theirs"].items():
         said = f" (asked: {asked[name]})" if name in asked else ""
-        print(f"  {name:24s} {seconds:7.2f} s a site, {1000 * seconds / ours['both']:7.0f} times as long{said}")
+        print(f"  {name:24s} {seconds:7.2f} s a site, {found['times'][name]:7.1f} times as long{said}")
 
 
 def _growth(full: bool) -> None:
@@ -134,7 +134,7 @@ def _rates(found: list[dict[str, float]]) -> None:
 
 def _delay(full: bool) -> None:
     world.keep_flights()
-    size = ("5", "400") if full else ("2", "150")
+    size = ("5", "400") if full else ("2", "150")  # fleets, and quiet windows of each
     for name, more in (("made up", ()), ("the flights", ("flights",))):
         print(f"  {name}:")
         _delays(extra.run("bench.delay", *size, *more))

@@ -166,10 +166,12 @@ class Stack:
         made.slots[: len(found)] += found
         if len(found) <= self._unsure:
             return
-        if found[self._unsure] > _MANY * shape[1]:
-            for i in range(shape[0]):
-                self._count_far(a + i, x[i], slot[i], cell[i].view(np.float64), made)
         unsure = np.flatnonzero(slot == self._unsure)
+        many = np.flatnonzero(np.bincount(unsure // shape[1]) > _MANY * shape[1])
+        for i in many.tolist():
+            self._count_far(a + i, x[i], slot[i], cell[i].view(np.float64), made)
+        if len(many):
+            unsure = np.flatnonzero(slot == self._unsure)
         made.left.append((unsure // shape[1] + a, x.take(unsure), place.take(unsure)))
         if sum(len(values) for _, values, _ in made.left) > BLOCK:
             self._compare(made)
@@ -178,8 +180,6 @@ class Stack:
         self, i: int, x: NDArray[np.float64], slot: NDArray[Any], room: NDArray[np.float64], made: _Counted
     ) -> None:
         """Of column `i`: count what lies beyond its edges, where that is much, and mark it as known in `slot`."""
-        if np.count_nonzero(slot == self._unsure) <= _MANY * len(x):
-            return
         low, high = self._bounds[:, i]
         for side, last in ((0, 0), (1, self._bins[i] - 1)):
             gap = np.subtract(x, self._ends[side, i], out=room)

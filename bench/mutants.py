@@ -247,6 +247,13 @@ class Trial:
         self.killed: list[Mutant] = []
         self.failed: list[str] = []
 
+    def pytest_sessionstart(self) -> None:
+        from hypothesis import HealthCheck, settings
+
+        patient = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        settings.register_profile("mutants", patient)  # to be traced is slow, and no failure
+        settings.load_profile("mutants")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.failed.append(report.nodeid)

@@ -25,12 +25,15 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where all is well, 2 with every problem where it is not. What Azure's quotas have no room for is a warning."""
+    """0 where all is well, 2 with every problem where it is not. What Azure's quotas have no room for is a warning, and
+    so is a setting that will not do what it says."""
     warnings: tuple[str, ...] = ()
     try:
         problems = found(args.loop, args.fleet)
         if args.fleet and not problems:
             warnings = quota.planned(parse_fleet(text(args.fleet), str(args.fleet))).problems
+        if args.loop and not problems:
+            warnings += _without_effect(parse_loop(text(args.loop), str(args.loop)), args.loop)
     except Unreadable as e:
         if not args.json:
             raise
@@ -42,6 +45,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*(f"warning: {w}" for w in warnings), "no problems"]))
     return 2 if problems else 0
+
+
+def _without_effect(loop: Loop, file: Path) -> tuple[str, ...]:
+    from drift.streams import LEAST_ROWS
+
+    if loop.drift.minimum_rows >= LEAST_ROWS:
+        return ()
+    said = loop.drift.minimum_rows
+    return (f"{file}: drift.minimum_rows: {said}: below {LEAST_ROWS:.0f} rows no window is evidence",)
 
 
 def _plain(problems: list[Problem]) -> list[dict[str, Any]]:

@@ -235,7 +235,7 @@ class Drift(Section, frozen=True, kw_only=True):
 
     false_alarms: the promise: how often drift is reported though nothing moved, fleet-wide, all statistical kinds
     bins: into how many bins a number is cut
-    minimum_rows: a window with fewer rows is no evidence
+    minimum_rows: a window with fewer rows is no evidence, nor ever one with fewer than 30
     quality: deterministic rules
     quorum: when many sites make it the fleet's drift
     """

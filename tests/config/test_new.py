@@ -312,6 +312,14 @@ def test_validate_says_problems_as_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(words) == 0
 
 
+def test_validate_warns_of_a_setting_without_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loop.yaml"
+    for rows, said in ((29, [f"{path}: drift.minimum_rows: 29: below 30 rows no window is evidence"]), (30, [])):
+        path.write_text(f"loop: line\nschema: {{features: [{{name: heat}}]}}\ndrift: {{minimum_rows: {rows}}}\n")
+        assert main(["validate", "--loop", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"problems": [], "warnings": said}
+
+
 def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
     import tomllib
 

@@ -10,6 +10,7 @@ ifndef PYTHON
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 endif
+SEEDS ?= 2000
 setup = $(if $(PYTHON),$(PYTHON) tools/setup.py,$(error Python >= 3.11 with venv is needed (Debian, Ubuntu: \
 	apt-get install python3 python3-venv); or say which: make PYTHON=/path/to/python3.12))
 py = .venv/bin/python
@@ -21,7 +22,8 @@ help:
 	@echo "make example       NAME=dryers or NAME=haze: the whole loop on that example of examples/"
 	@echo "make test          what needs no server beyond Python"
 	@echo "make test-wire     against Azurite, the AMQP peer and the other local servers"
-	@echo "make test-bounded  a bounded share of what proves docs/guarantees.md: fuzzing, kills, load, a full disk, faults"
+	@echo "make test-bounded  a bounded share of what proves docs/guarantees.md: fuzzing, kills, load, a full disk, faults,"
+	@echo "                   2,000 histories by chance (SEEDS=N)"
 	@echo "make test-nightly  the long ones"
 	@echo "make sbom          what driftloop is made of (CycloneDX), and what is known to be wrong with it"
 	@echo "make lint          ruff, mypy, import-linter"
@@ -48,11 +50,12 @@ test:
 
 test-wire:
 	@$(setup) wire
-	@$(py) -m pytest -m "wire and not nightly" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	@$(py) -m pytest -m "wire and not nightly" -n logical --dist loadfile $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-bounded:
 	@$(setup) test
 	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.6 --seconds 15 $(ARGS)
+	@$(py) -m bench.schedules --seeds $(SEEDS)
 
 sbom:
 	@$(setup) test

@@ -10,6 +10,7 @@ that is said and the rest goes on.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import warnings
@@ -163,7 +164,7 @@ def _rollout(full: bool) -> None:
     back = rollout.way_back()
     print(f"  from a bad batch to the decision to roll back: {back['decision']:.2f} s of the clock (asked: 1),")
     print(f"  the way back at {back['sites']:,.0f} sites after {back['requests']:.1f} s more (asked: 30)")
-    blast = radius.blast(10_000 if full else 500)
+    blast = radius.blast(10_000 if full else 500, os.cpu_count() or 1)
     ends = ", ".join(f"{value:,} {name}" for name, value in sorted(blast["phases"].items()))
     print(f"  {blast['fleets']:,} random fleets ({ends}), {blast['starts']:,} changes, {blast['deaths']:,} deaths of")
     print(f"  the process, judged by what arrives at sites: {len(blast['wrong'])} violations (asked: 0)")

@@ -7,9 +7,11 @@ records: only what arrived at a site and when, and what the sites have said.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -35,7 +37,7 @@ DAYS = 6
 ZONES = ("UTC", "America/New_York", "Asia/Kolkata", "Pacific/Auckland", "America/Sao_Paulo")
 BYTES = 40_000_000
 PROMPT = 6
-"""By when a site that does badly is taken back, hours: queues may lag for some, and processes die."""
+"""By when a site that does badly is taken back: in so many hours in which requests are handed out. Processes die."""
 RUN = "line.2026-03-06.1"
 
 
@@ -164,7 +166,7 @@ class Place:
     heard: datetime | None = None
     badly: bool = False
     joins: str = ""  # answers some of the requests
-    badly_for: int = 0  # hours
+    badly_for: int = 0  # hours in which requests were handed out
     changing: str = ""  # what it was asked to serve, until it says so itself
     until: datetime = START  # by when that should have come
     missed: bool = False  # a request could not reach it, and it has not been heard since
@@ -273,12 +275,12 @@ class Watch:
         late = bool(place.changing) and self.now() > place.until
         return bool(place.verified_by) or place.excused or late
 
-    def look(self) -> None:
+    def look(self, delivered: bool) -> None:
         """Who was heard to do badly is taken back, whatever becomes of the others."""
         for place in self.places.values():
             if place.badly and place.online and place.serves == self.candidate:
-                place.badly_for += 1
-                if place.badly_for == PROMPT and self.fleet.site(place.site.name):
+                place.badly_for += delivered
+                if place.badly_for == PROMPT and delivered and self.fleet.site(place.site.name):
                     self._note(f"{place.site.name} has done badly for {PROMPT} hours and is not taken back")
             else:
                 place.badly_for = 0
@@ -483,8 +485,7 @@ class Trial:
             if self.random.random() < self.restless:
                 self._alive(self._somebody)
             self._alive(lambda: loop.sweep(self.ports, "line"))
-            self._pump()
-            self.watch.look()
+            self.watch.look(self._pump())
         self._compare()
         return self
 
@@ -564,18 +565,20 @@ class Trial:
             }
             loop.ask(self.ports, RUN, kinds[what], "ann", "a reason")
 
-    def _pump(self) -> None:
+    def _pump(self) -> bool:
+        """Whether requests to sites were handed out."""
         lags = self.random.random() < self.lag
         for _ in range(30):
             told = [("runs", m) for m in self.bus.take("runs")] + [("effects", m) for m in self.bus.take("effects")]
             if not lags:
                 told += [("deployments", m) for m in self.bus.take("deployments")]
             if not told:
-                return
+                break
             for queue, message in told:
                 self._handle(queue, message)
                 if self.random.random() < self.twice:
                     self._handle(queue, message)
+        return not lags
 
     def _handle(self, queue: str, message: Message) -> None:
         """A message is handed out until whoever works on it lives to say that it is done."""
@@ -602,14 +605,20 @@ def a_trial(seed: int) -> Trial:
     return Trial(Random(seed)).go()
 
 
-def blast(trials: int) -> dict[str, Any]:
+def blast(trials: int, processes: int = 1) -> dict[str, Any]:
     """What came of so many random fleets with faults; `wrong`: each violation, and in which."""
     found: dict[str, Any] = {"fleets": trials, "starts": 0, "deaths": 0, "phases": {}, "wrong": []}
-    for seed in range(trials):
-        trial = a_trial(seed)
-        phase = str(trial.run.phase)
-        found["starts"] += trial.watch.starts
-        found["deaths"] += trial.deaths
-        found["phases"][phase] = found["phases"].get(phase, 0) + 1
-        found["wrong"] += [f"fleet {seed}: {what}" for what in trial.watch.wrong]
+    with ProcessPoolExecutor(processes) if processes > 1 else nullcontext() as pool:
+        for seed, (phase, starts, deaths, wrong) in enumerate((pool.map if pool else map)(_came, range(trials))):
+            found["starts"] += starts
+            found["deaths"] += deaths
+            found["phases"][phase] = found["phases"].get(phase, 0) + 1
+            found["wrong"] += [f"fleet {seed}: {what}" for what in wrong]
+            if (seed + 1) % 1000 == 0:
+                print(f"  {seed + 1:,} of {trials:,} fleets", file=sys.stderr, flush=True)
     return found
+
+
+def _came(seed: int) -> tuple[str, int, int, list[str]]:
+    trial = a_trial(seed)
+    return str(trial.run.phase), trial.watch.starts, trial.deaths, trial.watch.wrong

@@ -183,8 +183,10 @@ def _goes_on(state: SiteState) -> bool:
 
 
 def _spoke(state: SiteState) -> bool:
-    """Since it was asked."""
-    return state.observed_at is not None and state.asked is not None and state.observed_at > state.asked
+    """Since it was asked, and since the last that it is known to have done."""
+    if state.observed_at is None or state.asked is None:
+        return False
+    return state.observed_at > max(state.asked, state.health.since if state.health else state.asked)
 
 
 def _mark(

@@ -38,6 +38,17 @@ def test_a_site_that_was_cut_off_half_changed_goes_on_once_there_is_a_place(monk
     assert "are being changed" in " ".join(a_trial(5231).watch.wrong)
 
 
+def test_a_site_that_fell_silent_with_the_change_is_not_there_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named the old candidate after it was asked and before it had all of the new one; then nobody heard it."""
+    assert a_trial(2249).watch.wrong == []
+
+    def spoke(state: Any) -> bool:
+        return bool(state.observed_at and state.asked and state.observed_at > state.asked)
+
+    monkeypatch.setattr(sites, "_spoke", spoke)
+    assert "are unavailable" in " ".join(a_trial(2249).watch.wrong)
+
+
 def wider(*given: Any) -> rollout.Room:
     found = ROOM(*given)
     return rollout.Room(found.at_once + 1, found.well + 1)

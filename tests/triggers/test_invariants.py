@@ -104,13 +104,6 @@ def test_a_decision_is_computed_again_from_what_it_was_made_of(tmp_path: Path, m
     assert actions == {"hold", "retrain"}
 
 
-@pytest.mark.wire
-def test_no_schedule_breaks_an_invariant(tmp_path: Path) -> None:
-    for seed in range(40):
-        play(tmp_path / str(seed), seed)
-        shutil.rmtree(tmp_path / str(seed))
-
-
 # --- planted bugs
 
 

@@ -528,7 +528,7 @@ def _wanted(ports: Ports, change: Change) -> bool:
     state = state_of(ports, run.loop, change.site)
     candidate = _way_back(state, run) if back else run.candidate
     fences = {fence(run.id, back)}
-    if state.run == run.id or _champion(ports, run.loop) == run.candidate:
+    if state.run == run.id or _head(ports, run.loop).champion == run.candidate:
         fences.add(_fence(run, state, back))
     if state.change == change.id:
         fences.add(state.fence)
@@ -539,9 +539,9 @@ def _wanted(ports: Ports, change: Change) -> bool:
     return run.phase in _BACK or (out and bool(row.failed)) if back else out and not row.failed
 
 
-def _champion(ports: Ports, loop: str) -> str:
+def _head(ports: Ports, loop: str) -> Head:
     record = ports.store.get(loop, "head")
-    return codec.decode(record.value, Head).champion if record else ""
+    return codec.decode(record.value, Head) if record else Head()
 
 
 def _begun(run: Run) -> bool:
@@ -564,8 +564,12 @@ def _held(ports: Ports, change: Change) -> str:
         return f"it is no longer asked: {row.reason}"  # its turn has gone to another site
     if state.change == change.id and state.status == "underway":
         return hold.frozen(change.site)  # what has begun is not left half done when a window closes
-    if state.change == change.id and state.status == "deferred" and state.step and _full(ports, run, change.site):
-        return "as many sites as may be are being changed"  # its place has gone to another while it was away
+    begun = state.change == change.id and state.status == "deferred" and state.step
+    if begun or run.phase is Phase.VERIFIED:
+        if _full(ports, run, change.site):
+            return "as many sites as may be are being changed"  # its place has gone to another while it was away
+        if not begun and _head(ports, run.loop).active:
+            return "another run is at work"  # which counts those that it asks: this one is asked again after it
     return hold.why(site, ports.clock.now())
 
 

@@ -394,6 +394,28 @@ def test_an_offline_site_is_deferred_and_gets_the_candidate_when_it_returns(worl
     settled(world)
 
 
+def test_a_request_of_the_run_before_begins_nothing_while_another_is_at_work(world: World) -> None:
+    """Its site would be changed beside those that the other run asks: one more than `max_unavailable` counts."""
+    first = loop.head(world.ports, "line").champion
+    world.half_day()
+    second = handed_in(world, "second")
+    world.plants["c"].online = False
+    world.answer()
+    run = world.until("verified")
+    world.days(1)
+    world.plants["c"].online = True
+    world.lags.add("deployments")
+    world.half_day()
+    handed_in(world, "third")
+    world.lags.clear()
+    world.pump()  # now the request to c arrives
+    assert world.plants["c"].serves == first
+    loop.ask(world.ports, world.runs[-1].id, events.Cancelled, "ann", "enough")
+    world.days(1)
+    assert world.plants["c"].serves == second
+    assert [row.status for _, row in sites.rows(world.ports, run.id)][-1] in ("applied", "soaking", "verified")
+
+
 def test_a_site_that_returns_converges_to_the_current_intent_not_to_a_queued_one(world: World) -> None:
     second = handed_in(world, "second")
     world.plants["c"].online = False

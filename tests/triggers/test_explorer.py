@@ -7,29 +7,129 @@ from typing import Any
 
 import pytest
 
-from bench.explore import SMALL, Explorer, Shape, Violation, explore
+from bench.explore import Found, explore
+from bench.model import Explorer, Shape, Site, State, Violation
 from triggers import approval, lifecycle, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.lifecycle import Rule, Step
 from triggers.run import Phase
 
-ONE = Shape(workers=1, runs=1, sites=1, people=1, crashes=0, cancels=0, freezes=0)
+ONE = Shape(workers=1, runs=1, sites=1, people=1, crashes=0)
 replace = ONE._replace
 Plant = Callable[[pytest.MonkeyPatch], Explorer | None]
+LONG = pytest.mark.nightly
 
 
 def test_nothing_is_violated_in_any_state_of_a_small_world() -> None:
-    found = explore(SMALL)
+    found = explore(replace(sites=2, people=2, crashes=1, cancels=1, freezes=1, steps=1, reads=1))
     assert found.states > 10_000
     assert found.depth > 40
     assert {"verified", "rolled-back", "rejected", "failed", "cancelled", "expired"} == found.phases.keys()
 
 
+class Plain(Explorer):
+    """Keeps what cannot matter any more."""
+
+    def tidy(self, s: State) -> State:
+        mail = {m for m in s.mail if not self.ignored(s.runs[m[0]], m[1])}
+        return s._replace(
+            mail=tuple(sorted(mail)), outbox=tuple(sorted(set(s.outbox))), workers=tuple(sorted(s.workers))
+        )
+
+    def remains(self, s: State, place: Site) -> Site:
+        return place
+
+
+def _seen(found: Found, keys: Any) -> set[Any]:
+    """Of these states: phases, the champion, and how each site is and what it serves."""
+    e, seen = found.space.e, set()
+    for key in keys:
+        s = found.space.state(int(key))
+        phases = tuple(str(e.values[run].phase) if run else "" for run in s.runs)
+        of = [(p.serves, "well" if p.status in ("verified", "restored") else p.status) for p in s.sites]
+        seen.add((phases, s.champion, s.frozen, of[0], tuple(sorted(of[1:]))))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        replace(crashes=1),
+        replace(crashes=1, cancels=1, freezes=1),
+        replace(sites=2),
+        pytest.param(replace(crashes=1, cancels=1, freezes=1, steps=1), marks=LONG),
+        pytest.param(replace(workers=2, crashes=1), marks=LONG),
+        pytest.param(replace(sites=2, crashes=1), marks=LONG),
+        pytest.param(replace(runs=2, crashes=1), marks=LONG),
+        pytest.param(replace(sites=3), marks=LONG),
+    ],
+    ids=str,
+)
+def test_what_is_left_out_would_reach_nothing_else(shape: Shape) -> None:
+    """Where it is kept, and others come in between load and save, the same is seen, and the ends are the same."""
+    some = explore(shape)
+    whole = explore(shape, Plain(shape._replace(reads=1)))
+    assert whole.states > 3 * some.states
+    assert _seen(some, some.keys) == _seen(whole, whole.keys)
+    assert _seen(some, some.ends) == _seen(whole, whole.ends)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        replace(workers=2, people=2, crashes=1, cancels=1, freezes=1, reads=1),
+        replace(runs=2, crashes=1),
+        replace(sites=3, steps=1),
+    ],
+    ids=str,
+)
+def test_states_as_numbers_are_those_that_single_moves_lead_to(shape: Shape) -> None:
+    e = Explorer(shape)
+    seen = _one_by_one(e)
+    found = explore(shape, e)
+    assert found.states == len(seen)
+    assert {int(key) for key in found.keys} == {found.space.number(state) for state in seen}
+
+
+def _one_by_one(e: Explorer) -> set[State]:
+    first = e.canonical(e.start())
+    seen, waiting = {first}, [first]
+    while waiting:
+        here = waiting.pop()
+        e.check(here)
+        new = {after for _, _, after in e.moves(here)} - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+class Ordered(Explorer):
+    """Tells the sites of a wave apart, at first."""
+
+    apart = True
+
+    def alike(self, s: State) -> bool:
+        return not self.apart and super().alike(s)
+
+    def ordered(self, s: State) -> State:
+        return s if self.apart else super().ordered(s)
+
+
+@pytest.mark.parametrize("shape", [replace(sites=3, crashes=1), pytest.param(replace(sites=3, steps=1), marks=LONG)])
+def test_sites_that_are_told_apart_reach_nothing_else(shape: Shape) -> None:
+    e = Ordered(shape)
+    apart = _one_by_one(e)
+    e.apart = False
+    together = _one_by_one(e)
+    assert len(apart) > 1.5 * len(together)
+    assert {e.ordered(state) for state in apart} == together
+
+
 class Blind(Explorer):
     """Writes over whatever somebody else wrote."""
 
-    def holds(self, *which: Any) -> bool:
+    def holds(self, s: Any, what: str, run: int, loaded: int = 0) -> bool:
         return True
 
     def _in_vain(self, *which: Any) -> bool:
@@ -50,26 +150,34 @@ class Forgetful(Explorer):
         return s
 
 
+class Heedless(Explorer):
+    """What a verified run asked for begins whenever it arrives."""
+
+    def _no_place(self, s: State, place: int) -> bool:
+        return False
+
+
 def _ruled(patch: pytest.MonkeyPatch, phase: Phase, kind: type[on.Event], apply: Callable[..., Step]) -> None:
     patch.setitem(lifecycle.RULES, (phase, kind), Rule(apply, lifecycle.RULES[phase, kind].leads_to))  # type: ignore[arg-type]
 
 
 def _racing_begins(patch: pytest.MonkeyPatch) -> Explorer:
-    return Blind(replace(workers=2, runs=2))
+    return Blind(replace(workers=2, runs=2, reads=1))
 
 
 def _lost_update(patch: pytest.MonkeyPatch) -> Explorer:
-    return Blind(replace(workers=2, people=0))
+    return Blind(replace(workers=2, people=0, reads=1))
 
 
 def _racing_answers(patch: pytest.MonkeyPatch) -> Explorer:
-    """From where people are asked."""
-
     class RacingAnswers(Explorer):
+        def holds(self, s: Any, what: str, run: int, loaded: int = 0) -> bool:
+            return what == "asked" or super().holds(s, what, run, loaded)
+
         def _in_vain(self, s: Any, worker: tuple[Any, ...]) -> bool:
             return worker[0] != "answer" and super()._in_vain(s, worker)
 
-    return RacingAnswers(replace(workers=2, people=2))
+    return RacingAnswers(replace(workers=2, people=2, reads=1))
 
 
 def _forgets_what_it_saw(patch: pytest.MonkeyPatch) -> None:
@@ -102,6 +210,10 @@ def _does_not_wait(patch: pytest.MonkeyPatch) -> Explorer:
 def _all_at_once(patch: pytest.MonkeyPatch) -> Explorer:
     patch.setattr(rollout, "room", lambda *of: rollout.Room(3, 3))
     return Explorer(replace(sites=3))
+
+
+def _late_request(patch: pytest.MonkeyPatch) -> Explorer:
+    return Heedless(replace(runs=2, sites=3, people=2))
 
 
 def _goes_on_while_frozen(patch: pytest.MonkeyPatch) -> Explorer:
@@ -145,6 +257,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "answers without their expected version": ("11: ", _racing_answers),
     "a wave that waits for nobody": ("14: wave 2", _does_not_wait),
     "no limit of what is unavailable": ("15: 2 sites", _all_at_once),
+    "a request of the run before that comes late": ("15: 2 sites", _late_request),
     "a freeze that lets training begin": ("18: Train", _goes_on_while_frozen),
     "a cancelled run whose job runs on": ("21: run 1 is cancelled", _no_cancelling),
     "a job that is submitted too late": ("21: run 1 is ", _submits_too_late),

@@ -58,6 +58,8 @@ def _seen(found: Found, keys: Any) -> set[Any]:
         replace(crashes=1),
         replace(crashes=1, cancels=1, freezes=1),
         replace(sites=2),
+        replace(runs=2, people=2),
+        pytest.param(replace(runs=2, sites=2, people=2), marks=LONG),
         pytest.param(replace(crashes=1, cancels=1, freezes=1, steps=1), marks=LONG),
         pytest.param(replace(workers=2, crashes=1), marks=LONG),
         pytest.param(replace(sites=2, crashes=1), marks=LONG),

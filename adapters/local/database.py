@@ -20,6 +20,10 @@ GROUP = 256
 PATIENCE_S = 10.0
 """How long to wait for another process's transaction."""
 
+_LOOK_S = 0.0005
+"""Between two looks whether it is over. SQLite itself waits up to 100 ms between two, and one that commits again and again
+is then hardly ever found between two of its transactions."""
+
 _PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -50,6 +54,7 @@ class Database:
         self._closed = False
         self._durable = True
         self._writer = self._open()
+        self._writer.execute("pragma busy_timeout=0")
 
     def define(self, script: str) -> None:
         """Create what is not there yet: statements that say `if not exists`, separated by `;`."""
@@ -172,7 +177,7 @@ class Database:
         if durable is not self._durable:
             self._writer.execute(f"pragma synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
-        self._writer.execute("begin immediate")
+        self._begin()
         try:
             for work in group:
                 work.run(self._writer)
@@ -181,6 +186,17 @@ class Database:
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             raise
+
+    def _begin(self) -> None:
+        end = time.monotonic() + self._patience_s
+        while True:
+            try:
+                self._writer.execute("begin immediate")
+                return
+            except sqlite3.OperationalError as busy:
+                if busy.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(_LOOK_S)
 
 
 class _Work(Generic[T]):

@@ -21,8 +21,8 @@ PATIENCE_S = 10.0
 """How long to wait for another process's transaction."""
 
 _LOOK_S = 0.0005
-"""Between two looks whether it is over. SQLite itself waits up to 100 ms between two, and one that commits again and again
-is then hardly ever found between two of its transactions."""
+"""Between two looks whether it is over. SQLite itself waits up to 100 ms, and hardly ever meets the gap between two
+transactions of a process that commits again and again."""
 
 _PASSING = {
     sqlite3.SQLITE_BUSY,

@@ -23,7 +23,7 @@ help:
 	@echo "make test          what needs no server beyond Python"
 	@echo "make test-wire     against Azurite, the AMQP peer and the other local servers"
 	@echo "make test-bounded  a bounded share of what proves docs/guarantees.md: fuzzing, kills, load, a full disk, faults,"
-	@echo "                   2,000 histories by chance (SEEDS=N)"
+	@echo "                   2,000 histories by chance (SEEDS=N), every state of two runs"
 	@echo "make test-nightly  the long ones"
 	@echo "make sbom          what driftloop is made of (CycloneDX), and what is known to be wrong with it"
 	@echo "make lint          ruff, mypy, import-linter"
@@ -56,6 +56,7 @@ test-bounded:
 	@$(setup) test
 	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.6 --seconds 15 $(ARGS)
 	@$(py) -m bench.schedules --seeds $(SEEDS)
+	@$(py) -m bench.explore --workers 2 --runs 2 --sites 3 --people 2 --crashes 1
 
 sbom:
 	@$(setup) test

@@ -335,8 +335,11 @@ def _wave_of(run: Run, fleet: Fleet, site: Site) -> int:
 
 
 def _way_back(state: SiteState, run: Run) -> str:
-    """The candidate that a site goes back to from this run; where the run has not reached it, it stays. One that has
-    just joined gets what the others go back to."""
+    """The candidate that a site goes back to from this run; where the run has not reached it, it stays. One that is
+    still on its way back from an earlier run goes on with that. One that has just joined gets what the others go back
+    to."""
+    if state.run != run.id and state.action == "rollback":
+        return state.candidate
     return (state.before if state.run == run.id else state.last_good) or run.champion
 
 

@@ -78,3 +78,31 @@ def test_sites_go_back_though_the_time_for_it_was_over_before_anybody_was_asked(
     world.days(1)
     assert {plant.serves for plant in world.plants.all.values()} == {first}
     assert world.state("a").status == "restored"
+
+
+def test_a_site_never_goes_back_to_what_was_taken_back_while_it_was_away(world: World) -> None:
+    """It had verified the candidate, which its run then took back everywhere; it has not heard of that when the next
+    run reaches it, and takes its own candidate back, too."""
+    first = world.plants["a"].serves
+    tried = [put_candidate(world.blobs, a_reference(0.1 * n), f"candidate-{n}") for n in (1, 2)]
+    run = loop.submit(world.ports, "line", tried[0], "eve", "by hand")
+    world.pump()
+    assert world.answer() == ""
+    while not (world.state("a").status == "verified" and world.state("a").candidate == tried[0]):
+        world.days(0.5)
+    world.plants["a"].online = False
+    loop.ask(world.ports, run, events.RollBackAsked, "ann", "complaints")
+    world.days(4)
+    assert world.runs[-1].phase is Phase.ROLLED_BACK
+    assert world.plants["a"].serves == tried[0]
+    run = loop.submit(world.ports, "line", tried[1], "eve", "by hand")
+    world.pump()
+    assert world.answer() == ""
+    world.plants["a"].online = True
+    while world.plants["a"].serves != tried[1]:
+        world.days(0.5)
+        assert world.runs[-1].phase is Phase.ROLLING_OUT
+    loop.ask(world.ports, run, events.RollBackAsked, "ann", "complaints")
+    world.days(3)
+    assert world.runs[-1].phase is Phase.ROLLED_BACK
+    assert world.plants["a"].serves == first

@@ -643,11 +643,16 @@ class Explorer:
                 dropped = self._put(gone, place, gone.sites[place]._replace(rows=put(site.rows, run, "waiting")))
             yield f"{words}: not now", False, dropped
             return
-        before = site.before if site.run == run else site.good
+        before = self._way_back(s, site, run)
         new = site._replace(run=run, back=back, status="asked", before=before, fence=fence)
         if new.fence < site.fence:
             raise Violation("3: a fence falls")
         yield words, False, self._at(self._put(s, place, self._rowed(new)), w, "apply", place, run, back)
+
+    def _way_back(self, s: State, site: Site, run: int) -> int:
+        """As in triggers/sites.py."""
+        taken_back = site.run >= 0 and self.values[s.runs[site.run]].phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
+        return site.before if site.run == run or site.back or taken_back else site.good
 
     def _no_place(self, s: State, place: int) -> bool:
         """For a site of a run that is verified: another run is at work, or others take every place."""
@@ -916,10 +921,10 @@ class Explorer:
 
     def _check_back(self, s: State) -> None:
         for n, place in enumerate(s.sites):
-            if place.serves >= 0 and (place.run, place.back) == (place.serves, False):
-                phase = self.values[s.runs[place.run]].phase
-                if phase is not Phase.VERIFIED:
-                    raise Violation(f"22: run {place.run + 1} is {phase}, and site {n} was not asked to go back")
+            asked = place.serves if place.run < 0 else place.before if place.back else place.run
+            phase = self.values[s.runs[asked]].phase if asked >= 0 else Phase.VERIFIED
+            if phase is not Phase.VERIFIED and place.serves == asked:
+                raise Violation(f"22: run {asked + 1} is {phase}, and site {n} is to serve its candidate")
 
     def _check_ended(self, s: State, run: int) -> None:
         phase = self.values[s.runs[run]].phase

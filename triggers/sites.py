@@ -237,7 +237,7 @@ def roll_back(ports: Ports, run: Run, through: int, reason: str, only_failed: bo
                 _deployment(run, row.wave, row.site, now),
                 id=f"{run.id}/{row.site}/rollback",
                 action="rollback",
-                candidate=_way_back(state, run),
+                candidate=_way_back(ports, state, run),
                 fence=_fence(run, state, back=True),
                 reason=row.failed if only_failed else reason,
             )
@@ -334,13 +334,19 @@ def _wave_of(run: Run, fleet: Fleet, site: Site) -> int:
     return max((i for i, wave in enumerate(run.waves) if wave.ring == ring), default=len(run.waves) - 1)
 
 
-def _way_back(state: SiteState, run: Run) -> str:
-    """The candidate that a site goes back to from this run; where the run has not reached it, it stays. One that is
-    still on its way back from an earlier run goes on with that. One that has just joined gets what the others go back
-    to."""
-    if state.run != run.id and state.action == "rollback":
-        return state.candidate
-    return (state.before if state.run == run.id else state.last_good) or run.champion
+def _way_back(ports: Ports, state: SiteState, run: Run) -> str:
+    """The candidate that a site goes back to from this run; where the run has not reached it, it stays. What an earlier
+    run was taken back from is none: it is what that run took the place of. A site that has just joined gets what the
+    others go back to."""
+    if state.run == run.id:
+        found = state.before
+    elif state.action == "rollback":
+        found = state.candidate
+    elif state.run and _run(ports, state.run).phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+        found = state.before
+    else:
+        found = state.last_good
+    return found or run.champion
 
 
 def fence(run_id: str, back: bool = False) -> int:
@@ -529,7 +535,7 @@ def _wanted(ports: Ports, change: Change) -> bool:
     row = codec.decode(_need(ports, rollout_partition(run.id), f"{change.wave:04}/{change.site}"), RolloutRow)
     back = change.action == "rollback"
     state = state_of(ports, run.loop, change.site)
-    candidate = _way_back(state, run) if back else run.candidate
+    candidate = _way_back(ports, state, run) if back else run.candidate
     fences = {fence(run.id, back)}
     if state.run == run.id or _head(ports, run.loop).champion == run.candidate:
         fences.add(_fence(run, state, back))
@@ -606,7 +612,7 @@ def _intend(ports: Ports, change: Change) -> SiteState | None:
         wave=change.wave,
         action=change.action,
         fence=change.fence,
-        before=_way_back(state, _run(ports, change.run)),
+        before=_way_back(ports, state, _run(ports, change.run)),
         status="asked",
         reason=change.reason,
         asked=now,

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.triggers.world import World, a_reference, put_candidate
-from triggers import events, loop
+from triggers import events, loop, sites
 from triggers.run import Phase
 
 
@@ -106,3 +107,20 @@ def test_a_site_never_goes_back_to_what_was_taken_back_while_it_was_away(world: 
     world.days(3)
     assert world.runs[-1].phase is Phase.ROLLED_BACK
     assert world.plants["a"].serves == first
+
+
+def test_what_a_run_was_taken_back_from_is_no_way_back_even_where_nobody_was_asked_to_go_back(world: World) -> None:
+    first = world.plants["a"].serves
+    better = put_candidate(world.blobs, a_reference(0.1), "better")
+    loop.submit(world.ports, "line", better, "eve", "by hand")
+    world.pump()
+    assert world.answer() == ""
+    while not (world.state("a").status == "verified" and world.state("a").candidate == better):
+        world.days(0.5)
+    reached = world.state("a")
+    loop.ask(world.ports, world.runs[-1].id, events.RollBackAsked, "ann", "complaints")
+    world.days(4)
+    assert world.runs[-1].phase is Phase.ROLLED_BACK
+    later = msgspec.structs.replace(world.runs[-1], id="line.2026-03-10.9", champion="", phase=Phase.ROLLING_OUT)
+    assert (reached.run, reached.last_good) == (world.runs[-1].id, better)
+    assert sites._way_back(world.ports, reached, later) == first

@@ -24,7 +24,7 @@ from drift.windows import Window
 from triggers import codec, quarantine, sites
 from triggers.candidates import reference
 from triggers.config import Fleet, Loop, Site, duration
-from triggers.errors import Misconfigured, NotFound, Refused
+from triggers.errors import Misconfigured, NotFound, Refused, Retry
 from triggers.ports import Ports
 from triggers.records import BatchRecord, Orphans, SiteState, Unit, again, site_partition
 
@@ -38,6 +38,8 @@ _COMMIT = 60
 
 _MOST = 98
 _SPAN = 30
+_TRIES = 4
+"""Without any success in between, before a failure is the caller's."""
 
 
 @dataclass
@@ -182,8 +184,8 @@ def _quarantine(ports: Ports, payload: bytes, header: envelope.Header | None, re
 
 
 def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], backfill: bool) -> Intake:
-    """Fold one site's batches, in as few writes as fit."""
-    done, i, most = Intake(), 0, len(arrivals)
+    """Fold one site's batches, in as few writes as fit. Where a call fails among the many, few are done again."""
+    done, i, most, failed = Intake(), 0, len(arrivals), 0
     while i < len(arrivals):
         try:
             folder = again(lambda: _attempt(ports, loop, site, arrivals[i : i + most], backfill))  # noqa: B023 (called at once)
@@ -194,7 +196,13 @@ def _fold(ports: Ports, loop: Loop, site: str, arrivals: Sequence[_Arrival], bac
                 i += 1
             most = 1  # one by one, to find whose fault it is
             continue
-        i += folder.taken
+        except Retry:
+            failed += 1
+            if failed == _TRIES:
+                raise
+            most = max(1, min(most, len(arrivals) - i) // 4)
+            continue
+        i, most, failed = i + folder.taken, 2 * most, 0
         done.add(folder.counted)
         _speak(ports, loop, site, folder)
     return done

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.faults import Faults, faulty_ports
 from adapters.together import Threads
 from drift import envelope, windows
 from drift.performance import Predictions
@@ -458,6 +459,22 @@ def test_a_big_delivery_is_cut_into_writes_that_fit(world: World) -> None:
     assert (done.accepted, done.rows) == (80, 320)
     assert sum(rows for rows, _, _ in world.counted("a").values()) == 320
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 320
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_call_that_fails_among_many_costs_only_a_part_of_a_delivery(world: World, seed: int) -> None:
+    """Sixty batches of one site are more than a hundred calls, of which one in fifty fails."""
+    world.clock.advance(DAY)
+    rows, _ = some_rows("a", START, DAY, 60)
+    made = []
+    for n in range(60):
+        own = replace(rows, ids=[rows.ids[n]], at=rows.at[n : n + 1], score=rows.score[n : n + 1])
+        own = replace(own, columns={name: column[n : n + 1] for name, column in rows.columns.items()})
+        made.append(world.payload(world.batch("a", id=f"b{n}", rows=own, labels=None, start=int(START.timestamp()))))
+    ports = faulty_ports(world.ports, Faults(seed, {"before": 0.01, "after": 0.01}), only=("store", "blobs"))
+    done = intake.ingest(ports, made)
+    assert done.accepted + done.duplicate >= 60  # what was written before its error is found there
+    assert sum(w.rows for w in world.windows("a")) == 60
 
 
 def test_sites_that_are_counted_at_the_same_time_come_to_the_same(worlds: Worlds) -> None:

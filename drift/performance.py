@@ -121,8 +121,8 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of one batch, waiting for labels: `ids` uint64 hashes, `at` int64 UTC seconds, `score` float32,
-    `slot` the score's bin, `label` float64, NaN until known; all [n], in the order of `ids`.
+    """Predictions of one or more batches, waiting for labels: `ids` uint64 hashes, `at` int64 UTC seconds, `score`
+    float32, `slot` the score's bin, `label` float64, NaN until known; all [n], in the order of `ids`.
 
     `seconds` is the length of a period; `bins`, `task` and `unit` are the reference's.
     """
@@ -196,6 +196,25 @@ class Predictions:
             found = count(score, self.slot[rows].astype(np.intp), label[rows], self.bins, self.task, self.unit)
             made[start] = Outcomes(found.counts, found.sums, int((period[clash] == start).sum()))
         return made
+
+    def joined(self, other: Predictions) -> Predictions:
+        """Both, of one reference; what both have is as it is here."""
+        ids, first = np.unique(np.concatenate((self.ids, other.ids)), return_index=True)
+
+        def both(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate((one, two))[first]
+
+        return Predictions(
+            ids,
+            both(self.at, other.at),
+            both(self.score, other.score),
+            both(self.slot, other.slot),
+            both(self.label, other.label),
+            self.seconds,
+            self.bins,
+            self.task,
+            self.unit,
+        )
 
     def to_bytes(self) -> bytes:
         start = int(self.at.min()) if len(self) else 0

@@ -38,6 +38,9 @@ _COMMIT = 60
 
 _MOST = 98
 _SPAN = 30
+_RECORD = 512
+"""Predictions in one record, at most, unless they came in one batch."""
+
 _TRIES = 4
 """Without any success in between, before a failure is the caller's."""
 
@@ -269,7 +272,7 @@ class _Folder:
         self.kept.setdefault(envelope.iso(batch.end)[:10], []).append(arrival)
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
         predicted, settled = self._labelled(batch.labels, predicted)
-        if len(self.unit) + len(self.windows) + 3 * len(deltas) + 3 > _MOST:  # windows, predictions, orphans
+        if len(self.unit) + len(self.windows) + 3 * len(deltas) + 4 > _MOST:  # windows, predictions, orphans
             self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
@@ -345,7 +348,17 @@ class _Folder:
                 record, outcomes, matched = record.settle(waiting)
                 self._outcomes(batch.candidate, about, outcomes)
                 self._wait(start, _pick(waiting, ~matched))
-            self.unit.put_raw(f"predictions/{start:012}/{batch.candidate}/{batch.id}", record.to_bytes())
+            self._keep(f"predictions/{start:012}/{batch.candidate}", batch, record, alone=len(np.unique(periods)) == 1)
+
+    def _keep(self, key: str, batch: Batch, record: Predictions, alone: bool) -> None:
+        """Small batches share a record, since labels are looked for in each of their period."""
+        if alone and (raw := self.unit.raw(key)) is not None:
+            shared = Predictions.from_bytes(raw)
+            if len(shared) + len(record) <= _RECORD:
+                record = shared.joined(record)
+            else:
+                self.unit.put_raw(f"{key}/{batch.id}", raw)
+        self.unit.put_raw(key if alone else f"{key}/{batch.id}", record.to_bytes())
 
     def _labelled(
         self, labels: Labels | None, own: Predictions | None

@@ -99,7 +99,7 @@ def test_a_call_that_fails_now_and_then_costs_no_batch_a_delivery(
     with monkeypatch.context() as patch:
         patch.setattr(root, "ports", lambda: ports)
         stage.host.pump()
-    assert sum(call.fault is not None for call in faults.calls) > 1
+    assert any(call.fault for call in faults.calls)
     assert stage.local.bus.dead_letters("telemetry") == []
     partition = f"{LOOP}/EWR"
     assert all(stage.ports.store.get(partition, f"batch/b{n}") for n in range(60))

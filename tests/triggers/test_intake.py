@@ -461,6 +461,23 @@ def test_a_big_delivery_is_cut_into_writes_that_fit(world: World) -> None:
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 320
 
 
+def test_predictions_of_small_batches_share_records_and_each_finds_its_label(world: World) -> None:
+    """Labels are looked for in every record of their day: with one for each of 90 batches that is 90 times as long."""
+    world.clock.advance(DAY)
+    start = {"start": int(START.timestamp())}
+    told = [some_rows("a", START + n * timedelta(minutes=15), timedelta(minutes=15), 20) for n in range(90)]
+    for n, (rows, _) in enumerate(told):
+        intake.ingest(world.ports, [world.payload(world.batch("a", id=f"p{n}", rows=rows, labels=None, **start))])
+    kept = [r.key for r in world.store.scan("line/a", "predictions/")]
+    assert len(kept) == -(-90 * 20 // (512 // 20 * 20))
+    intake.ingest(
+        world.ports,
+        [world.payload(world.batch("a", id=f"l{n}", rows=None, labels=labels)) for n, (_, labels) in enumerate(told)],
+    )
+    assert [labels for _, labels, _ in world.counted("a").values()] == [90 * 20]
+    assert list(world.store.scan("line/a", "orphans/")) == []
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_call_that_fails_among_many_costs_only_a_part_of_a_delivery(world: World, seed: int) -> None:
     """Sixty batches of one site are more than a hundred calls, of which one in fifty fails."""

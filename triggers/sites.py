@@ -342,11 +342,16 @@ def _way_back(ports: Ports, state: SiteState, run: Run) -> str:
         found = state.before
     elif state.action == "rollback":
         found = state.candidate
-    elif state.run and _run(ports, state.run).phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+    elif state.run and _taken_back(ports, state.run):
         found = state.before
     else:
         found = state.last_good
     return found or run.champion
+
+
+def _taken_back(ports: Ports, run_id: str) -> bool:
+    record = ports.store.get(loop_of(run_id), f"run/{run_id}")
+    return record is not None and codec.decode(record.value, Run).phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
 
 
 def fence(run_id: str, back: bool = False) -> int:

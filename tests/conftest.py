@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 collect_ignore_glob = ["servers/*"]
 """Programs, not tests; and one needs what only `make test-wire` installs."""
 
-LONGEST = ("tests/cli/test_killed.py", "tests/cli/test_azure_loop.py")
+LONGEST = (
+    "tests/cli/test_killed.py",
+    "tests/cli/test_azure_loop.py",
+    "tests/docs/test_commands.py",
+    "tests/examples/test_others.py",
+)
 """Take far longer than any other: begun last, one core would run them alone."""
 
 

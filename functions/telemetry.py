@@ -67,8 +67,8 @@ def fold_telemetry(messages: typing.List[func.ServiceBusMessage]) -> None:  # no
 
 
 def _counted(payloads: Sequence[bytes], tries: int = 3) -> intake.Intake:
-    """What fails is tried again in halves, and alone a few times: one call that fails among the many for 128 batches
-    must not cost each of them a delivery, of which it has ten. Where nothing succeeds, that is soon found."""
+    """What fails beyond the folding of a site, which does its own part again, is tried again in halves, and alone a few
+    times: one call that fails must not cost 128 batches a delivery each, of which they have ten."""
     from triggers import intake  # numpy comes with it: not at a cold start
 
     try:

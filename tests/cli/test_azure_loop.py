@@ -218,6 +218,8 @@ class AzureReplay(Replay):
         from tests.servers.servicebus import Peer
 
         self.peer = Peer({queue: queue in SESSIONS for queue in QUEUES}, lambda: self.now.now().timestamp())
+        for queue in SESSIONS:  # the host renews what it holds, and has no chance to while time jumps
+            self.peer.queue(queue).lock = int(timedelta(days=DAYS).total_seconds() * 1000)
         self._close.enter_context(self.peer.running())
         for name in ("ServiceBus", "DRIFTLOOP_SERVICEBUS"):  # the app's, and that of programs at sites
             self.patch.setenv(name, self.peer.connection_string)

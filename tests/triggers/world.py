@@ -171,7 +171,7 @@ class Trainer:
         return JobStatus("succeeded", self._trained(job) if job.kind == "train" else self._evaluated(job))
 
     def _trained(self, job: Job) -> dict[str, Any]:
-        made = put_candidate(self.blobs, a_reference(self.shift), job.run, job.spec.get("authors", ()))
+        made = put_candidate(self.blobs, a_reference(self.shift), job.run, job.spec.get("authors", ()), job.loop)
         return {"candidate": made, "rows": 5000, "from": job.spec["from"], "to": job.spec["to"], "sites": {}}
 
     def _evaluated(self, job: Job) -> dict[str, Any]:
@@ -197,10 +197,12 @@ class Trainer:
         return {**found, **self.evidence}
 
 
-def put_candidate(blobs: FileBlobs, reference: bytes, name: str, authors: Sequence[str] = ()) -> str:
+def put_candidate(
+    blobs: FileBlobs, reference: bytes, name: str, authors: Sequence[str] = (), loop: str = "line"
+) -> str:
     """A candidate in the registry; returns its digest."""
     layer = codec.digest(reference)
-    said = {"format": 1, "loop": "line", "schema": {"version": "1"}, "task": "binary"}
+    said = {"format": 1, "loop": loop, "schema": {"version": "1"}, "task": "binary"}
     alike = {"code": "c1", "settings": "s1", "architecture": "a1", "environment": "python 3.11"}
     lineage = {"run": name, **alike, "authors": authors}
     files = {"reference.bin": {"sha256": layer, "bytes": len(reference)}}
@@ -329,17 +331,25 @@ class World:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.configs = Configs(a_loop, fleet or a_fleet("a", "b", "c"))
-        self.keys = keys
         self.blobs = FileBlobs(folder / "blobs")
-        self.jobs = Trainer(self.blobs)
-        self.plants = Plants([s.name for s in self.configs.sites.sites])
+        self.neighbours: list[World] = []
+        self._has(a_loop, fleet or a_fleet("a", "b", "c"))
+        self.keys = keys
         self.board = Board()
         self.faults = faults or Faults()
         self.quarantine: list[str] = []
         self.lags: set[str] = set()  # queues that hand out nothing
-        self.shift = 0.0
+        self.at_once = 32  # messages of telemetry that a worker takes
         self.open()
+
+    def _has(self, a_loop: cfg.Loop, fleet: cfg.Fleet) -> None:
+        """What belongs to one loop alone."""
+        self.name = a_loop.loop
+        self.configs = Configs(a_loop, fleet)
+        self.jobs = Trainer(self.blobs)
+        self.plants = Plants([s.name for s in fleet.sites])
+        self.shift = 0.0
+        self._told: set[str] = set()
 
     def open(self) -> None:
         """A process begins on what is stored."""
@@ -350,19 +360,26 @@ class World:
         self.bus.recover()
         self.topic = SqliteTopic(self.database, self.clock)
         self.topic.subscribe("forward", ["driftloop.deployment.requested"])
-        fragile = self.faults
+        self.plug()
+
+    def plug(self) -> None:
+        """The ports, for all the loops that there are."""
+        fragile, worlds = self.faults, [self, *self.neighbours]
+        configs, jobs, plants = (
+            _Apart(worlds, port) if self.neighbours else getattr(self, port) for port in ("configs", "jobs", "plants")
+        )
         self.ports = Ports(
             store=Fragile(self.store, fragile, "commit"),
             blobs=Fragile(self.blobs, fragile, "put"),
             bus=Fragile(self.bus, fragile, "send"),
             topic=Fragile(self.topic, fragile, "publish"),
-            jobs=Fragile(self.jobs, fragile, "submit", "cancel"),
-            executor=Fragile(self.plants, fragile, "apply"),
+            jobs=Fragile(jobs, fragile, "submit", "cancel"),
+            executor=Fragile(plants, fragile, "apply"),
             notifier=Fragile(self.board, fragile, "tell"),
             signatures=Ed25519(),
             people=LocalPeople(self.folder / "people.key"),
             clock=self.clock,
-            configs=self.configs,
+            configs=configs,
         )
 
     def close(self) -> None:
@@ -387,46 +404,50 @@ class World:
                 )
                 self.topic.done([handout])
                 done += 1
-            for queue, count, handle in self._consumers():
-                if told := [] if queue in self.lags else self.bus.receive(queue, count):
-                    done += len(told)
-                    try:
-                        handle([m.body for m in told])
-                    except Retry:
-                        self.bus.abandon(told)
-                        continue
-                    except (Refused, IllegalTransition) as problem:
-                        self.quarantine.append(str(problem))
-                    self.bus.complete(told)
-            for name in list(self.jobs.jobs):
-                if name not in self._told and self.jobs.status(name).state != "running":
-                    loop.job_ended(self.ports, name)
-                    self._told.add(name)
-                    done += 1
+            done += sum(self.hand_out(*consumer) for consumer in self.consumers())
+            done += sum(world.tell_of_jobs() for world in (self, *self.neighbours))
             if done == before:
                 return done
             assert done < most, "no end"
 
-    @property
-    def _told(self) -> set[str]:
-        told: set[str] = self.__dict__.setdefault("_ended_jobs", set())
-        return told
+    def hand_out(self, queue: Any, count: int, handle: Callable[[list[bytes]], Any]) -> int:
+        """Once, what is due of a queue; returns how many messages that were."""
+        told = [] if queue in self.lags else self.bus.receive(queue, count)
+        if not told:
+            return 0
+        try:
+            handle([m.body for m in told])
+        except Retry:
+            self.bus.abandon(told)
+            return len(told)
+        except (Refused, IllegalTransition) as problem:
+            self.quarantine.append(str(problem))
+        self.bus.complete(told)
+        return len(told)
 
-    def _consumers(self) -> Iterator[tuple[Any, int, Callable[[list[bytes]], Any]]]:
+    def tell_of_jobs(self) -> int:
+        """As Event Grid does of Azure ML's; returns how many have ended."""
+        ended = [n for n in self.jobs.jobs if n not in self._told and self.jobs.status(n).state != "running"]
+        for name in ended:
+            loop.job_ended(self.ports, name)
+            self._told.add(name)
+        return len(ended)
+
+    def consumers(self) -> Iterator[tuple[Any, int, Callable[[list[bytes]], Any]]]:
         p = self.ports
-        yield "telemetry", 32, lambda bodies: intake.ingest(p, bodies)
+        yield "telemetry", self.at_once, lambda bodies: intake.ingest(p, bodies)
         yield "runs", 1, lambda bodies: loop.tell(p, codec.decode_as(bodies[0], events.AnyEvent, "Event"))
         yield "effects", 1, lambda bodies: loop.perform(p, bodies[0].decode())
         yield "deployments", 1, lambda bodies: sites.deploy(p, msgspec.json.decode(bodies[0], type=Change))
 
     def begin(self) -> str:
         """A first champion, adopted and served everywhere; once."""
-        first = put_candidate(self.blobs, a_reference(), "bootstrap")
-        if loop.head(self.ports, "line").champion not in ("", first):
+        first = put_candidate(self.blobs, a_reference(), "bootstrap", loop=self.name)
+        if loop.head(self.ports, self.name).champion not in ("", first):
             return first
         for plant in self.plants.all.values():
             plant.serves = plant.serves or first
-        loop.adopt(self.ports, "line", first, "ann")
+        loop.adopt(self.ports, self.name, first, "ann")
         return first
 
     def batch(self, site: str, *, id: str = "", n: int = ROWS, **more: Any) -> Batch:
@@ -437,7 +458,7 @@ class World:
         p95 = 200.0 if plant.serves in plant.slow else 10.0
         said: dict[str, Any] = {
             "schema": "1",
-            "loop": "line",
+            "loop": self.name,
             "candidate": plant.serves,
             "site": site,
             "id": id or f"{site}-{now:%m%dT%H}",
@@ -484,8 +505,8 @@ class World:
     def tick(self) -> None:
         """The timers."""
         if self.clock.now().hour == 0:
-            loop.check(self.ports, "line")
-        loop.sweep(self.ports, "line")
+            loop.check(self.ports, self.name)
+        loop.sweep(self.ports, self.name)
         self.pump()
 
     def days(self, number: float) -> None:
@@ -513,22 +534,22 @@ class World:
 
     @property
     def runs(self) -> list[Run]:
-        return loop.runs(self.ports, "line")
+        return loop.runs(self.ports, self.name)
 
     @property
     def decisions(self) -> list[str]:
-        return [msgspec.json.decode(r.value)["body"]["reason"] for r in self.store.scan("line", "decision/")]
+        return [msgspec.json.decode(r.value)["body"]["reason"] for r in self.store.scan(self.name, "decision/")]
 
     def request(self) -> approval.Request:
-        record = self.store.get("line", f"approval/{self.runs[-1].id}")
+        record = self.store.get(self.name, f"approval/{self.runs[-1].id}")
         assert record, "nothing is asked"
         return codec.decode(record.value, approval.Request)
 
     def state(self, site: str) -> SiteState:
-        return sites.state_of(self.ports, "line", site)
+        return sites.state_of(self.ports, self.name, site)
 
     def windows(self, site: str) -> list[Window]:
-        return [Window.from_bytes(r.value) for r in self.store.scan(site_partition("line", site), "window/")]
+        return [Window.from_bytes(r.value) for r in self.store.scan(site_partition(self.name, site), "window/")]
 
     def counted(self, site: str) -> dict[tuple[str, int], tuple[int, int, int]]:
         """(candidate, period) -> rows, labels, conflicts."""
@@ -536,16 +557,50 @@ class World:
 
     def waiting_labels(self, site: str) -> int:
         """Labels whose predictions have not come."""
-        found = self.store.scan(site_partition("line", site), "orphans/")
+        found = self.store.scan(site_partition(self.name, site), "orphans/")
         return sum(len(codec.decode(r.value, Orphans).ids) for r in found)
 
     def quarantined(self) -> dict[str, str]:
         """Batch -> reason."""
-        found = [
-            codec.decode(r.value, Quarantined) for p in ("line", "driftloop") for r in self.store.scan(p, "quarantine/")
-        ]
-        return {q.batch: q.reason for q in found}
+        found = [r.value for p in (self.name, "driftloop") for r in self.store.scan(p, "quarantine/")]
+        return {q.batch: q.reason for q in (codec.decode(value, Quarantined) for value in found)}
 
     def waiting(self) -> list[str]:
         """Effects that are asked for and not yet performed."""
-        return [r.key for r in self.store.scan("line", "outbox/")]
+        return [r.key for r in self.store.scan(self.name, "outbox/")]
+
+
+class Neighbour(World):
+    """Another loop of the same app: time, store, blobs, queues and workers are those of `root`."""
+
+    def __init__(self, root: World, a_loop: cfg.Loop, fleet: cfg.Fleet) -> None:
+        self.root = root
+        self._has(a_loop, fleet)
+        root.neighbours.append(self)
+        root.plug()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.root, name)
+
+    def pump(self, most: int = 500) -> int:
+        return self.root.pump(most)
+
+
+class _Apart:
+    """A port of each of several loops: who it is about says which."""
+
+    def __init__(self, worlds: Sequence[World], port: str) -> None:
+        self._ports = {world.name: getattr(world, port) for world in worlds}
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda about, *more, **named: getattr(self._of(about), name)(about, *more, **named)
+
+    def loops(self) -> Sequence[str]:
+        return list(self._ports)
+
+    def _of(self, about: Any) -> Any:
+        """A job, a change, or the name of a loop, a run or a job."""
+        loop = about.split(".")[0] if isinstance(about, str) else about.loop
+        if loop not in self._ports:
+            raise NotFound(f"no loop {loop}")
+        return self._ports[loop]

@@ -1,9 +1,9 @@
 """Fold and check together for a fleet, beside what Evidently and NannyML need for one site of the same size.
 
 All from float64 columns in memory (no text categories, no decoding), processor seconds of one core, medians. What the
-others make of their reference beforehand (NannyML's fit) is left out, as the making of ours is. Evidently keeps none and
-reads it anew each time: it is given one as large as the window, and one five times as large, which is little for what a
-model was trained on. The others are measured on one site and multiplied.
+others make of their reference beforehand (NannyML's fit) is left out, as the making of ours is. Evidently keeps none,
+and reads it anew each time: it is given one as large as the window, and one five times as large, which is little for
+what a model was trained on. The others are measured on one site and multiplied.
 """
 
 from __future__ import annotations

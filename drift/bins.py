@@ -109,7 +109,8 @@ class Stack:
         self._last = last = (1 << (_CELLS * width).bit_length()) - 1
         self._rulers = [_ruler(c.edges, last) for c in columns]
         self._bent = [i for i, ruler in enumerate(self._rulers) if ruler.fine]
-        self._centre, self._scale = np.array([[r.centre, r.scale] for r in self._rulers]).T[:, :, None]
+        self._centre = np.array([[r.centre] for r in self._rulers])
+        self._scale = np.array([[r.scale] for r in self._rulers], np.float32)
         cells = [ruler.cell(c.edges) for ruler, c in zip(self._rulers, columns, strict=True)]
         self._steps = _halves(max(int(np.bincount(found).max()) for found in cells))
         self._stride = width + 2 * self._steps[0]
@@ -150,15 +151,16 @@ class Stack:
     def _look_up(self, block: list[NDArray[Any]], a: int, made: _Counted) -> None:
         """Count the columns from `a` on by their tables, and put by what the tables do not know."""
         shape = len(block), len(block[0])
-        x, place, cell = _room(shape)
+        x, place, whole, cell = _room(shape)
         np.concatenate(block, out=x.reshape(-1), casting="unsafe")
-        np.subtract(x, self._centre[a : a + shape[0]], out=place)
+        np.subtract(x, self._centre[a : a + shape[0]], out=place, casting="same_kind")
         for i in self._bent:
             if a <= i < a + shape[0]:
-                place[i - a] = self._rulers[i].bend(place[i - a])
+                place[i - a] = self._rulers[i].gap(x[i - a])
         place *= self._scale[a : a + shape[0]]
         np.clip(place, 1.0, self._last, out=place)
-        np.copyto(cell, place, casting="unsafe")  # what is missing becomes 0 or the least of all numbers
+        np.copyto(whole, place, casting="unsafe")  # what is missing becomes 0 or the least of all numbers
+        np.copyto(cell, whole)
         slot = np.empty(shape, self._tables.dtype)
         for table, of, to in zip(self._tables[a:], cell, slot, strict=False):
             table.take(of, mode="clip", out=to)
@@ -207,7 +209,7 @@ class Stack:
             self._compare_few(made, *(part[i : i + _AT_ONCE] for part in parts))
 
     def _compare_few(
-        self, made: _Counted, column: NDArray[np.intp], x: NDArray[np.float64], place: NDArray[np.float64]
+        self, made: _Counted, column: NDArray[np.intp], x: NDArray[np.float64], place: NDArray[np.float32]
     ) -> None:
         """Of `x` [n] in `column` [n], which lie in the cells `place` [n]."""
         found = self._starts.take(place.astype(np.intp) + column * (self._last + 1)).astype(np.intp)
@@ -235,14 +237,14 @@ class _Counted:
     slots: NDArray[np.int64]
     excess: NDArray[np.int64]
     outside: NDArray[np.int64]
-    left: list[tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+    left: list[tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]] = field(default_factory=list)
 
 
 class _Room(threading.local):
     """Arrays that are written again and again: new memory for each block would cost more than the arithmetic."""
 
     def __init__(self) -> None:
-        self.arrays = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, np.intp)
+        self.arrays = [np.empty(BLOCK, kind) for kind in (np.float64, np.float32, np.int32, np.intp)]
 
 
 _ROOM = _Room()
@@ -261,7 +263,9 @@ def stack(columns: tuple[Column, ...], width: int) -> Stack:
 @dataclass(frozen=True, slots=True)
 class _Ruler:
     """Where values lie: the cell is the whole part of `bend(x - centre) * scale`, from 1 to `last`; the outer two are
-    open, and 0 is for none. With `fine` the cells widen from the centre on, for heavy tails."""
+    open, and 0 is for none. With `fine` the cells widen from the centre on, for heavy tails.
+
+    Multiplied in float32, which is twice as fast and keeps order as well: values are compared as they are."""
 
     last: int
     centre: float = 0.0
@@ -282,8 +286,11 @@ class _Ruler:
         np.copyto(found, np.nan, where=np.isnan(gap))
         return found
 
-    def place(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.bend(x - self.centre) * self.scale
+    def gap(self, x: NDArray[np.float64]) -> NDArray[np.float32]:
+        return self.bend(x - self.centre).astype(np.float32)
+
+    def place(self, x: NDArray[np.float64]) -> NDArray[np.float32]:
+        return self.gap(x) * np.float32(self.scale)
 
     def cell(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
         with np.errstate(over="ignore", invalid="ignore"):

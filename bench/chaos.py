@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -264,10 +265,10 @@ class Chaos:
             doubled += sum(n > 1 for n in counts)
         missing = sum(len(ids - found.batches[site]) for site, ids in self.accepted.items())
         wrong += [f"{n} {what}" for n, what in ((lost, "rows lost"), (doubled, "rows counted twice")) if n]
-        wrong += (
-            [f"{missing} accepted batches are not counted"] if missing - found.pending - found.quarantined > 0 else []
-        )
+        wrong += [f"{missing} accepted batches are not counted"] if missing > found.pending else []
         wrong += [f"{found.dead} dead letters"] if found.dead else []
+        aside = Counter(reason for _, reason in found.quarantined)
+        wrong += [f"{n} batches quarantined: {reason}" for reason, n in aside.most_common(5)]
         moving = sum(n for phase, n in found.phases.items() if not Phase(phase).final)
         return {
             "asked": self.kills,
@@ -278,7 +279,6 @@ class Chaos:
             "batches accepted": sum(map(len, self.accepted.values())),
             "batches counted": sum(map(len, found.batches.values())),
             "pending": found.pending,
-            "quarantined": found.quarantined,
             "runs": dict(found.phases),
             "moving": moving,
             "settled": settled,
@@ -313,7 +313,7 @@ def show(found: Mapping[str, Any]) -> list[str]:
         )
     lines.append(
         f"{found['rows answered']:,} rows answered, {found['batches accepted']:,} batches accepted by hand; "
-        f"{found['batches counted']:,} batches counted, {found['pending']} pending, {found['quarantined']} quarantined"
+        f"{found['batches counted']:,} batches counted, {found['pending']} pending"
     )
     lines.append(f"runs: {found['runs']}, {found['moving']} moving; still after {found['settled']:.0f} s")
     lines.append("wrong: " + ("; ".join(found["wrong"]) or "nothing"))

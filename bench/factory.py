@@ -31,7 +31,7 @@ from triggers import codec, intake, sites
 from triggers import loop as shell
 from triggers.config import parse_loop
 from triggers.ports import Ports, Queue
-from triggers.records import AuditEntry, BatchRecord, site_partition, verify
+from triggers.records import AuditEntry, BatchRecord, Quarantined, site_partition, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "factory"
@@ -289,7 +289,8 @@ def drained(state: Path, seconds: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a state folder holds. `ids`: how often each (site, row id) is in a counted batch; `windows`: rows counted in
-    windows, `records`: rows of the counted batches, by site; `wrong`: promises that do not hold, in words."""
+    windows, `records`: rows of the counted batches, by site; `quarantined`: (batch, why) of what was put aside;
+    `wrong`: promises that do not hold, in words."""
 
     batches: Mapping[str, frozenset[str]]
     ids: Counter[tuple[str, str]]
@@ -297,7 +298,7 @@ class Found:
     records: Mapping[str, int]
     pending: int
     dead: int
-    quarantined: int
+    quarantined: tuple[tuple[str, str], ...]
     phases: Counter[str]
     wrong: tuple[str, ...]
 
@@ -332,6 +333,8 @@ def _audit(local: Local) -> Found:
     if broken := verify(entries, (head.audit, head.audit_hash)):
         wrong.append(f"audit trail: {broken}")
     wrong += _once(ports, entries)
+    kept_aside = [r.value for p in (NAME, "driftloop") for r in ports.store.scan(p, "quarantine/")]
+    put_aside = [codec.decode(value, Quarantined) for value in kept_aside]
     return Found(
         batches=batches,
         ids=ids,
@@ -339,7 +342,7 @@ def _audit(local: Local) -> Found:
         records=records,
         pending=local.bus.pending("telemetry"),
         dead=sum(len(local.bus.dead_letters(q)) for q in get_args(Queue)) + len(local.topic.dead_letters()),
-        quarantined=sum(1 for p in (NAME, "driftloop") for _ in ports.store.scan(p, "quarantine/")),
+        quarantined=tuple((q.batch, q.reason) for q in put_aside),
         phases=Counter(str(run.phase) for run in shell.runs(ports, NAME)),
         wrong=tuple(wrong),
     )

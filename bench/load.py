@@ -161,7 +161,7 @@ class Load:
         wrong = list(found.wrong)
         wrong += [f"{len(lost)} accepted batches are not counted"] if lost else []
         wrong += [f"{found.dead} dead letters"] if found.dead else []
-        wrong += [f"{found.quarantined} quarantined"] if found.quarantined else []
+        wrong += [f"{len(found.quarantined)} quarantined"] if found.quarantined else []
         return {
             "pace": self.pace,
             "seconds": self._sent - self._began,

@@ -8,9 +8,10 @@ one write, so that a batch is counted wholly or not at all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -40,6 +41,12 @@ _MOST = 98
 _SPAN = 30
 _RECORD = 512
 """Predictions in one record, at most, unless they came in one batch."""
+
+_WAITING, _RECORDS = 2048, 40
+"""Labels in a record of those that wait for their predictions, and such records of a period."""
+
+_PAGE = 8
+"""Records of predictions that are read at once."""
 
 _TRIES = 4
 """Without any success in between, before a failure is the caller's."""
@@ -243,6 +250,7 @@ class _Folder:
         self.windows: dict[str, Window] = {}
         self.seconds = int(duration(loop.telemetry.window).total_seconds())
         self.kept: dict[str, list[_Arrival]] = {}
+        self.waiting: dict[int, dict[str, Labels]] = {}
         self.counted = Intake()
         self.taken = 0
 
@@ -271,8 +279,10 @@ class _Folder:
             return
         self.kept.setdefault(envelope.iso(batch.end)[:10], []).append(arrival)
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
-        predicted, settled = self._labelled(batch.labels, predicted)
-        if len(self.unit) + len(self.windows) + 3 * len(deltas) + 4 > _MOST:  # windows, predictions, orphans
+        predicted, settled, left = self._labelled(batch.labels, predicted)
+        batch = dataclasses.replace(batch, refused=batch.refused + left)
+        waiting = sum(len(self._waiting(start)) for start in deltas) if predicted is not None else 0
+        if len(self.unit) + len(self.windows) + 2 * len(deltas) + waiting + 4 > _MOST:  # windows, predictions, orphans
             self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
@@ -343,75 +353,108 @@ class _Folder:
         periods = whole.at - whole.at % self.seconds
         for start in np.unique(periods).tolist():
             record = _part(whole, periods == start)
-            waiting = self._waiting(start)
-            if waiting is not None:
+            for key, waiting in list(self._waiting(start).items()):
                 record, outcomes, matched = record.settle(waiting)
                 self._outcomes(batch.candidate, about, outcomes)
-                self._wait(start, _pick(waiting, ~matched))
-            self._keep(f"predictions/{start:012}/{batch.candidate}", batch, record, alone=len(np.unique(periods)) == 1)
+                if matched.any():
+                    self._wait(start, key, _pick(waiting, ~matched))
+            self._keep(start, batch, record, alone=len(np.unique(periods)) == 1)
 
-    def _keep(self, key: str, batch: Batch, record: Predictions, alone: bool) -> None:
-        """Small batches share a record, since labels are looked for in each of their period."""
-        if alone and (raw := self.unit.raw(key)) is not None:
-            shared = Predictions.from_bytes(raw)
-            if len(shared) + len(record) <= _RECORD:
-                record = shared.joined(record)
-            else:
-                self.unit.put_raw(f"{key}/{batch.id}", raw)
-        self.unit.put_raw(key if alone else f"{key}/{batch.id}", record.to_bytes())
+    def _keep(self, start: int, batch: Batch, record: Predictions, alone: bool) -> None:
+        """Small batches share a record with room for more; others are kept by the time of their last prediction."""
+        room = f"predictions/{start:012}/room/{batch.candidate}"
+        full: Predictions | None = record
+        if alone:
+            raw = self.unit.raw(room)
+            full = None if raw is None else Predictions.from_bytes(raw)
+            if full is not None and len(full) + len(record) <= _RECORD:
+                record, full = full.joined(record), None
+            self.unit.put_raw(room, record.to_bytes())
+        if full is not None:
+            key = f"{_past(start, int(full.at.max()))}/{batch.candidate}/{batch.id}"
+            self.unit.raw(key)
+            self.unit.put_raw(key, full.to_bytes())
 
     def _labelled(
         self, labels: Labels | None, own: Predictions | None
-    ) -> tuple[Predictions | None, dict[int, Outcomes]]:
-        """Join labels with predictions of their period: those kept, then the batch's `own`; what has none yet waits.
+    ) -> tuple[Predictions | None, dict[int, Outcomes], tuple[Refusal, ...]]:
+        """Join labels with predictions of their period: those kept, or the batch's `own`; what has none yet waits. A
+        label knows when its prediction was made: those that were kept and may have been made then are looked at first.
 
-        Returns the batch's own with what is now known of them, and their outcomes, which are added with them. Settling
-        the kept ones twice is the same as once, so many labels may take several writes; the batch's record comes last.
+        Returns the batch's own with what is now known of them, their outcomes, which are added with them, and labels
+        for which there is no room to wait. Settling the kept ones twice is the same as once, so many labels may take
+        several writes; the batch's record comes last.
         """
         settled: dict[int, Outcomes] = {}
         if labels is None:
-            return own, settled
+            return own, settled, ()
+        beyond = set[str]()
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
-            wanted = _pick(labels, starts == start)
-            hashed = hashes(wanted.ids)
-            found = np.zeros(len(wanted), np.bool_)
-            for key, raw in list(self.unit.scan(f"predictions/{start:012}/")):
-                if found.all():
-                    break
-                candidate = key.split("/")[2]
-                record, outcomes, matched = Predictions.from_bytes(raw).settle(wanted, hashed)
-                if matched.any():
-                    found |= matched
-                    self.unit.put_raw(key, record.to_bytes())
-                    self._outcomes(candidate, reference(self.ports, candidate), outcomes)
-                    if self.full:
-                        self.save()
-            if own is not None and not found.all():
-                own, outcomes, matched = own.settle(_pick(wanted, ~found), hashed[~found])
-                found[~found] = matched
+            left = _pick(labels, starts == start)
+            prefix, soonest = f"predictions/{start:012}/", _past(start, int(left.at.min()))
+            left = self._settle(left, self.unit.scan(prefix, soonest, _PAGE))
+            if own is not None and len(left):
+                own, outcomes, matched = own.settle(left)
+                left = _pick(left, ~matched)
                 for period, more in outcomes.items():
                     settled[period] = settled[period] + more if period in settled else more
-            if not found.all():
-                self._wait(start, _joined(self._waiting(start), _pick(wanted, ~found)))
+            earlier = takewhile(lambda record: record[0] <= soonest, self.unit.scan(prefix, page=_PAGE))  # noqa: B023 (at once)
+            left = self._settle(left, earlier)
+            for i in range(0, len(left), _WAITING):
+                some = _pick(left, np.arange(len(left)) // _WAITING == i // _WAITING)
+                beyond.update(() if self._waits(start, some) else some.ids)
                 if self.full:
                     self.save()
-        return own, settled
+        why = f"waits for its prediction with more than {_RECORDS * _WAITING:,} others of its period"
+        refused = tuple(Refusal(i, "label", why) for i, id_ in enumerate(labels.ids) if id_ in beyond)
+        return own, settled, refused
 
-    def _waiting(self, start: int) -> Labels | None:
-        """Labels of a period whose predictions have not come."""
-        told = self.unit.get(f"orphans/{start:012}", Orphans)
-        if told is None:
-            return None
-        return Labels(told.ids, np.array(told.at, np.int64), np.array(told.label, np.float64))
+    def _settle(self, labels: Labels, records: Iterator[tuple[str, bytes]]) -> Labels:
+        """Join labels with kept predictions; returns those that have none among them."""
+        hashed = hashes(labels.ids)
+        while len(labels) and (found := next(records, None)):
+            key, raw = found
+            record, outcomes, matched = Predictions.from_bytes(raw).settle(labels, hashed)
+            if outcomes:
+                candidate = _candidate(key)
+                self.unit.raw(key)  # a write that was made meanwhile has forgotten it
+                self.unit.put_raw(key, record.to_bytes())
+                self._outcomes(candidate, reference(self.ports, candidate), outcomes)
+            if matched.any():
+                labels, hashed = _pick(labels, ~matched), hashed[~matched]
+            if self.full:
+                self.save()
+        return labels
 
-    def _wait(self, start: int, labels: Labels) -> None:
-        key = f"orphans/{start:012}"
+    def _waiting(self, start: int) -> dict[str, Labels]:
+        """Labels of a period whose predictions have not come, by record."""
+        if start not in self.waiting:
+            told = {k: codec.decode(raw, Orphans) for k, raw in self.unit.scan(f"orphans/{start:012}")}
+            self.waiting[start] = {
+                k: Labels(o.ids, np.array(o.at, np.int64), np.array(o.label, np.float64)) for k, o in told.items()
+            }
+        return self.waiting[start]
+
+    def _wait(self, start: int, key: str, labels: Labels) -> None:
+        self.unit.raw(key)
         if len(labels):
-            self.unit.raw(key)
+            self.waiting[start][key] = labels
             self.unit.put(key, Orphans(ids=list(labels.ids), at=labels.at.tolist(), label=labels.label.tolist()))
         else:
+            self.waiting[start].pop(key, None)
             self.unit.delete(key)
+
+    def _waits(self, start: int, labels: Labels) -> bool:
+        """Whether there is room for them, where they then wait."""
+        here = self._waiting(start)
+        key = next((k for k, there in here.items() if len(there) + len(labels) <= _WAITING), "")
+        if not key and len(here) == _RECORDS:
+            return False
+        last = max((int(k.split("/")[2]) for k in here if k.count("/") == 2), default=0)
+        key = key or f"orphans/{start:012}/{last + 1:06}"
+        self._wait(start, key, _joined(here.get(key), labels))
+        return True
 
     def _outcomes(self, candidate: str, about: Reference, outcomes: Mapping[int, Outcomes]) -> None:
         for start, more in outcomes.items():
@@ -435,6 +478,16 @@ class _Folder:
             batch=batch.id,
             rows=tuple((r.row, r.field, r.reason) for r in refused[:100]),
         )
+
+
+def _past(start: int, last: int) -> str:
+    return f"predictions/{start:012}/past/{last:012}"
+
+
+def _candidate(key: str) -> str:
+    """Of a record of predictions; those of earlier versions are named by it at once."""
+    kind, *more = key.split("/")[2:]
+    return {"past": more[1:2], "room": more[:1]}.get(kind, [kind])[0]
 
 
 def _part(whole: Predictions, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Predictions:

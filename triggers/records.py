@@ -186,15 +186,22 @@ class Unit:
             raise NotFound(f"{self.partition}: no {key}", key=key)
         return found
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Stored records with this prefix, with the unit's own unwritten changes."""
-        for record in self.store.scan(self.partition, prefix):
-            if record.key not in self._seen:
-                self._seen[record.key], self._values[record.key] = record.version, record.value
-        for key in sorted(k for k in self._values if k.startswith(prefix)):
-            value = self._values[key]
-            if value is not None:
-                yield key, value
+    def scan(self, prefix: str, after: str = "", page: int = 0) -> Iterator[tuple[str, bytes]]:
+        """Stored records with this prefix, by key, with the unit's own unwritten changes; read at once, or `page` by
+        page as they are asked for."""
+        while True:
+            found = list(self.store.scan(self.partition, prefix, after, page))
+            for record in found:
+                if record.key not in self._seen:
+                    self._seen[record.key], self._values[record.key] = record.version, record.value
+            last = found[-1].key if page and len(found) == page else ""
+            here = (k for k in self._values if k.startswith(prefix) and k > after and (not last or k <= last))
+            for key, value in [(key, self._values[key]) for key in sorted(here)]:
+                if value is not None:
+                    yield key, value
+            if not last:
+                return
+            after = last
 
     def put(self, key: str, value: object) -> None:
         self.put_raw(key, value if isinstance(value, bytes) else codec.encode(value))

@@ -276,15 +276,15 @@ class Player:
     def _same_time(self, random: Random) -> None:
         """A timer fires twice: the check of this moment is the one that was made; where the clock has jumped
         meanwhile, the second has no evidence, and begins nothing."""
-        weather, self.root.busy = self.root.weather, WORKERS  # what others count meanwhile would be evidence
-        begun = len(weather.calls)
+        weather, busy = self.root.weather, self.root.busy
+        begun, self.root.busy = len(weather.calls), WORKERS  # what others count meanwhile would be evidence
         try:
             self._sure(lambda: loop.check(self.world.ports, self.name))
             first = self._checked()
             self._sure(lambda: loop.check(self.world.ports, self.name))
             second = self._checked()
         finally:
-            self.root.busy = 1
+            self.root.busy = busy
         moved = any(call.fault in MOVES for call in weather.calls[begun:])
         need(23, first == second or moved, "a timer that fires twice decides twice")
         need(23, first[1] == second[1] or first[0] != second[0], "a timer that fires twice begins two runs")

@@ -25,10 +25,11 @@ from drift.telemetry import Batch, Labels, Rows, Serving
 from drift.windows import Window
 from tests.triggers.conftest import MEMORY
 from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_reference, put_candidate, some_rows
-from triggers import intake, quarantine, sites
+from triggers import codec, intake, quarantine, sites
 from triggers.config import parse_loop
 from triggers.errors import Misconfigured, Refused
 from triggers.ports import in_turn
+from triggers.records import Quarantined
 
 Worlds = Callable[..., World]
 SECONDS = 86_400
@@ -476,6 +477,93 @@ def test_predictions_of_small_batches_share_records_and_each_finds_its_label(wor
     )
     assert [labels for _, labels, _ in world.counted("a").values()] == [90 * 20]
     assert list(world.store.scan("line/a", "orphans/")) == []
+
+
+def test_labels_of_more_predictions_than_one_write_can_change_take_several(world: World) -> None:
+    """One batch of labels for 150 batches, each over two days: its predictions are in more records than a write has."""
+    world.clock.advance(3 * DAY)
+    said = {"start": int(START.timestamp()), "end": int((START + 2 * DAY).timestamp())}
+    ids, told = list[str](), list[Labels]()
+    for n in range(150):
+        rows, labels = some_rows("a", START + n * timedelta(minutes=9), DAY, 4)
+        named = replace(rows, ids=[f"{n}-{i}" for i in range(4)])
+        ids, told = [*ids, *named.ids], [*told, labels]
+        intake.ingest(world.ports, [world.payload(world.batch("a", id=f"b{n}", rows=named, labels=None, **said))])
+    assert len(list(world.store.scan("line/a", "predictions/"))) > 150
+    at, label = (np.concatenate([getattr(labels, name) for labels in told]) for name in ("at", "label"))
+    payload = world.payload(world.batch("a", id="told", rows=None, labels=Labels(ids, at, label), start=said["start"]))
+    assert intake.ingest(world.ports, [payload]).accepted == 1
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 600
+    assert world.waiting_labels("a") == 0
+
+
+def test_a_label_is_looked_for_first_where_predictions_of_its_time_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day of 90 records: a label costs a few of them, wherever in the day it belongs; one of no prediction, all."""
+    world.clock.advance(DAY)
+    start = {"start": int(START.timestamp())}
+    told = [some_rows("a", START + n * timedelta(minutes=15), timedelta(minutes=15), 300) for n in range(90)]
+    for n, (rows, _) in enumerate(told):
+        intake.ingest(world.ports, [world.payload(world.batch("a", id=f"p{n}", rows=rows, labels=None, **start))])
+    read = list[int]()
+    real = Predictions.from_bytes
+    monkeypatch.setattr(Predictions, "from_bytes", lambda data: read.append(len(data)) or real(data))
+    for n in (0, 45, 89):
+        read.clear()
+        intake.ingest(world.ports, [world.payload(world.batch("a", id=f"l{n}", rows=None, labels=told[n][1]))])
+        assert len(read) <= 2
+    late = told[45][1]
+    wrong = Labels(late.ids, late.at + 3600, late.label)  # of the same day, and not of that time
+    read.clear()
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="again", rows=None, labels=wrong))])
+    assert 45 < len(read) <= 90
+    assert [labels for _, labels, _ in world.counted("a").values()] == [900]
+
+
+def test_labels_that_come_before_their_predictions_wait_however_many_they_are(world: World) -> None:
+    """A day of 30,000, which one stored value does not hold: a site whose rows wait for its link, not its labels."""
+    world.clock.advance(DAY)
+    n, start = 30_000, {"start": int(START.timestamp())}
+    rows, labels = some_rows("a", START, DAY, n)
+    rows = replace(rows, ids=[f"a row with a long name, as of a serial number, {i}" for i in range(n)])
+    told = Labels(rows.ids, labels.at, labels.label)
+    for first in range(0, n, 3000):
+        some = slice(first, first + 3000)
+        part = Labels(told.ids[some], told.at[some], told.label[some])
+        done = intake.ingest(world.ports, [world.payload(world.batch("a", id=f"l{first}", rows=None, labels=part))])
+        assert (done.accepted, done.reasons, done.refused_rows) == (1, [], 0)
+    assert world.waiting_labels("a") == n
+    for first in range(0, n, 3000):
+        some = slice(first, first + 3000)
+        columns = {name: column[some] for name, column in rows.columns.items()}
+        own = Rows(rows.ids[some], rows.at[some], rows.score[some], columns)
+        payload = world.payload(world.batch("a", id=f"p{first}", rows=own, labels=None, **start))
+        assert intake.ingest(world.ports, [payload]).reasons == []
+    assert list(world.counted("a").values()) == [(n, n, 0)]
+    assert world.waiting_labels("a") == 0
+
+
+def test_labels_without_room_to_wait_are_refused_and_cost_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_WAITING", 100)
+    monkeypatch.setattr(intake, "_RECORDS", 2)
+    world.clock.advance(DAY)
+    rows, told = some_rows("a", START, DAY, 300)
+    for first in range(0, 300, 150):
+        some = slice(first, first + 150)
+        part = Labels(told.ids[some], told.at[some], told.label[some])
+        done = intake.ingest(world.ports, [world.payload(world.batch("a", id=f"l{first}", rows=None, labels=part))])
+        assert (done.accepted, done.reasons) == (1, [])
+    assert (done.refused_rows, world.waiting_labels("a")) == (100, 200)
+    aside = [codec.decode(r.value, Quarantined) for r in world.store.scan("line", "quarantine/")]
+    assert [reason for _, _, reason in aside[0].rows[:1]] == [
+        "waits for its prediction with more than 200 others of its period"
+    ]
+    payload = world.payload(world.batch("a", id="p", rows=rows, labels=None, start=int(START.timestamp())))
+    assert intake.ingest(world.ports, [payload]).reasons == []
+    assert list(world.counted("a").values()) == [(300, 200, 0)]
 
 
 @pytest.mark.parametrize("seed", range(6))

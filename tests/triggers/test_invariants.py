@@ -127,7 +127,7 @@ def test_a_decision_is_computed_again_from_what_it_was_made_of(tmp_path: Path, m
 
     monkeypatch.setattr(policy, "decide", decide)
     actions = set()
-    for seed in (16, 17):
+    for seed in (7, 13):
         made.clear()
         for stored in play(tmp_path / str(seed), seed, acts=20).kept.values():
             decision = codec.decode(stored, policy.Decision)
@@ -145,6 +145,7 @@ class Script:
 
     def __init__(self, folder: Path) -> None:
         self.player = Player(folder / "world", 0)
+        self.player.busy = playing.WORKERS  # nobody else
         self.world = self.player.world
 
     def act(self, *names: str) -> None:

@@ -225,6 +225,35 @@ def test_many_reasons_are_cut_short() -> None:
     assert decision.reason.startswith("fleet: x0; x1; x2 and 2 more; ")
 
 
+def test_three_reasons_are_all_told_and_maintenance_tells_them_in_order() -> None:
+    decision, _ = said([a_finding(reason=f"x{i}") for i in range(3)])
+    assert decision.reason.startswith("fleet: x0; x1; x2; 1 check in a row")
+    found = [("range", "b2"), ("range", "b1"), ("missing", "z"), ("silence", "a")]
+    here = [a_finding("site", ("a",), kind=kind, statistical=False, reason=reason) for kind, reason in found]
+    decision, _ = said(here)
+    assert [m.reason for m in decision.maintenance] == ["z; b1; b2 and 1 more"]
+
+
+def test_a_monitor_of_ones_own_asks_for_no_maintenance() -> None:
+    decision, _ = said([a_finding("site", ("b",), kind="monitor")], retrain={"on": ("feature", "monitor")})
+    assert (decision.action, decision.scope, decision.maintenance) == ("retrain", "site:b", ())
+
+
+def test_what_moved_at_several_sites_alone_is_retrained_for_at_the_first() -> None:
+    decision, _ = said([a_finding("site", ("b", "c"))], retrain=ALONE)
+    assert (decision.scope, decision.sites) == ("site:b", ("b",))
+
+
+def test_a_cohort_of_which_no_site_is_left_is_the_default_one() -> None:
+    decision, _ = said([a_finding("cohort", ("gone",))])
+    assert (decision.scope, decision.sites) == ("cohort:default", ())
+
+
+def test_without_rows_nothing_is_trained() -> None:
+    decision, _ = decide([a_finding()], History(), NOW, a_loop(retrain=Retrain(confirm=1, minimum_rows=1)), FLEET)
+    assert decision.reason.endswith("held: 0 labelled rows for training, fewer than 1")
+
+
 @pytest.mark.parametrize(
     ("fleet", "scope", "compute", "says"),
     [

@@ -11,6 +11,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 endif
 SEEDS ?= 2000
+waiting := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n + n / 2))) # the wire tests wait for servers half of the time
 setup = $(if $(PYTHON),$(PYTHON) tools/setup.py,$(error Python >= 3.11 with venv is needed (Debian, Ubuntu: \
 	apt-get install python3 python3-venv); or say which: make PYTHON=/path/to/python3.12))
 py = .venv/bin/python
@@ -50,7 +51,7 @@ test:
 
 test-wire:
 	@$(setup) wire
-	@$(py) -m pytest -m "wire and not nightly" -n logical --dist loadfile $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	@$(py) -m pytest -m "wire and not nightly" -n $(waiting) --dist loadfile $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-bounded:
 	@$(setup) test

@@ -229,9 +229,10 @@ class Player:
         self.pump()
 
     def _answer(self, random: Random) -> None:
-        if self.world.runs and self.world.store.get(self.name, f"approval/{self.world.runs[-1].id}"):
+        run = self.world.runs[-1].id if self.world.runs else ""
+        if run and self.world.store.get(self.name, f"approval/{run}"):
             said = random.choice(("approve", "approve", "approve", "reject", "changes"))
-            self.world.answer(said, by=random.choice(PEOPLE))
+            self.world.answer(said, by=random.choice(PEOPLE), run=run)
 
     def _ask(self, random: Random) -> None:
         if self.world.runs:
@@ -300,6 +301,7 @@ class Player:
         """Faults stop, everybody is there: everything ends, and one more tick changes nothing."""
         self.weather.stop()
         self.busy = WORKERS  # from here on, one alone
+        self.pump()
         for player in self.all:
             player._calm()
         for _ in range(2 * days):

@@ -521,9 +521,9 @@ class World:
             self.half_day()
         raise AssertionError(f"not {phase} but {[(r.phase, r.because) for r in self.runs]}, {self.decisions[-2:]}")
 
-    def answer(self, answer: Any = "approve", by: str = "ann", **changes: Any) -> str:
-        """Somebody answers what the newest run asks."""
-        asked = self.request()
+    def answer(self, answer: Any = "approve", by: str = "ann", run: str = "", **changes: Any) -> str:
+        """Somebody answers what a run, or else the newest, asks."""
+        asked = self.request(run)
         shown = {"candidate": asked.candidate, "evidence": asked.evidence, "plan": asked.plan}
         given = approval.Answer(**{"answer": answer, "by": by, "reason": "", **shown, **changes})
         why = loop.answer(self.ports, asked.run, given)
@@ -540,8 +540,8 @@ class World:
     def decisions(self) -> list[str]:
         return [msgspec.json.decode(r.value)["body"]["reason"] for r in self.store.scan(self.name, "decision/")]
 
-    def request(self) -> approval.Request:
-        record = self.store.get(self.name, f"approval/{self.runs[-1].id}")
+    def request(self, run: str = "") -> approval.Request:
+        record = self.store.get(self.name, f"approval/{run or self.runs[-1].id}")
         assert record, "nothing is asked"
         return codec.decode(record.value, approval.Request)
 

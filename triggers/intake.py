@@ -25,7 +25,7 @@ from drift.windows import Window
 from triggers import codec, quarantine, sites
 from triggers.candidates import reference
 from triggers.config import Fleet, Loop, Site, duration
-from triggers.errors import Misconfigured, NotFound, Refused, Retry
+from triggers.errors import Conflict, Misconfigured, NotFound, Refused, Retry
 from triggers.ports import Ports
 from triggers.records import BatchRecord, Orphans, SiteState, Unit, again, site_partition
 
@@ -246,7 +246,7 @@ class _Folder:
         self.now = ports.clock.now()
         self.unit = Unit(ports.store, site_partition(loop.loop, site))
         self.before = self.unit.get(sites.SITE, SiteState) or SiteState()
-        self.state = self.before
+        self.state = self.stored = self.before
         self.windows: dict[str, Window] = {}
         self.seconds = int(duration(loop.telemetry.window).total_seconds())
         self.kept: dict[str, list[_Arrival]] = {}
@@ -306,7 +306,10 @@ class _Folder:
         return len(self.unit) + len(self.windows) > _COMMIT
 
     def save(self) -> None:
-        """The batches as they came first: a crash in between leaves them there twice, and rows count by their id."""
+        """The batches as they came first: a crash in between leaves them there twice, and rows count by their id.
+
+        Each write has the site's state in it, which every worker's has: who finds it changed since the write before
+        begins anew, with what is there now."""
         for day, arrivals in self.kept.items():
             name = codec.digest("".join(a.digest for a in arrivals).encode())[:32]
             data = envelope.bundle([a.payload for a in arrivals])
@@ -315,13 +318,17 @@ class _Folder:
         for key, window in self.windows.items():
             self.unit.raw(key)
             self.unit.put_raw(key, window.to_bytes())
-        if self.state != (self.unit.get(sites.SITE, SiteState) or SiteState()):
+        there = self.unit.get(sites.SITE, SiteState) or SiteState()
+        if there != self.stored:
+            raise Conflict(f"{self.site} was counted by somebody else meanwhile")
+        if len(self.unit) or self.state != there:
             self.unit.put(sites.SITE, self.state)
         try:
             self.unit.commit()
         except Refused as problem:
             raise _Unstorable(str(problem)) from problem
         self.windows.clear()
+        self.stored = self.state
 
     def _in_reach(self, batch: Batch) -> Batch:
         """Without labels of predictions that are no longer kept, or not yet made."""

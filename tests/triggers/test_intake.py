@@ -479,9 +479,9 @@ def test_predictions_of_small_batches_share_records_and_each_finds_its_label(wor
     assert list(world.store.scan("line/a", "orphans/")) == []
 
 
-def test_labels_of_more_predictions_than_one_write_can_change_take_several(world: World) -> None:
-    """One batch of labels for 150 batches, each over two days: its predictions are in more records than a write has."""
-    world.clock.advance(3 * DAY)
+def many_records(world: World) -> tuple[bytes, list[bytes]]:
+    """A batch of labels, a batch of others that come too early, and what those are of: the first are in more records
+    than one write has, since 150 batches were each over two days."""
     said = {"start": int(START.timestamp()), "end": int((START + 2 * DAY).timestamp())}
     ids, told = list[str](), list[Labels]()
     for n in range(150):
@@ -492,8 +492,47 @@ def test_labels_of_more_predictions_than_one_write_can_change_take_several(world
     assert len(list(world.store.scan("line/a", "predictions/"))) > 150
     at, label = (np.concatenate([getattr(labels, name) for labels in told]) for name in ("at", "label"))
     payload = world.payload(world.batch("a", id="told", rows=None, labels=Labels(ids, at, label), start=said["start"]))
+    rows, early = some_rows("a", START, DAY, 30)
+    others = [
+        world.payload(world.batch("a", id="early", rows=None, labels=early)),
+        world.payload(world.batch("a", id="rows", rows=rows, labels=None, **said)),
+    ]
+    return payload, others
+
+
+def test_labels_of_more_predictions_than_one_write_can_change_take_several(world: World) -> None:
+    world.clock.advance(3 * DAY)
+    payload, _ = many_records(world)
     assert intake.ingest(world.ports, [payload]).accepted == 1
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 600
+    assert world.waiting_labels("a") == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_who_counts_between_two_writes_of_a_batch_loses_nothing_and_is_not_forgotten(
+    world: World, at: int, when: str
+) -> None:
+    world.clock.advance(3 * DAY)
+    payload, others = many_records(world)
+    before, real, commits = world.state("a"), world.store.commit, list[int]()
+
+    def commit(partition: str, changes: Any) -> None:
+        commits.append(len(changes))
+        mine = len(commits) == at
+        if not mine or when == "after":
+            real(partition, changes)
+        for other in others if mine else ():
+            intake.ingest(replace(world.ports, store=world.store), [other])
+        if mine and when == "before":
+            real(partition, changes)
+
+    world.store.commit = commit  # type: ignore[method-assign]
+    assert intake.ingest(replace(world.ports, store=world.store), [payload]).accepted == 1
+    assert max(commits) > 50
+    after = world.state("a")
+    assert (after.batches - before.batches, after.rows - before.rows) == (3, 30)
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 630
     assert world.waiting_labels("a") == 0
 
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -125,6 +124,24 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
     if misconfigured is not None:
         raise misconfigured
     return done
+
+
+def join(ports: Ports, loop_name: str) -> None:
+    """Look for the predictions of labels that wait, wherever they are in their period: a label is joined when it comes
+    where its time is that of its prediction, and here where it is another one of the same period."""
+    loop, fleet, _ = _configured(ports, loop_name)
+
+    def attempt(site: str) -> None:
+        folder = _Folder(ports, loop, site, backfill=False)
+        folder.join()
+        folder.save()
+
+    def joined(site: str) -> None:
+        if any(ports.store.scan(site_partition(loop_name, site), "orphans/", limit=1)):
+            again(lambda: attempt(site))
+
+    for _ in ports.together(joined, [site.name for site in fleet.sites]):
+        pass
 
 
 def _configured(ports: Ports, name: str) -> tuple[Loop, Fleet, Schema]:
@@ -385,8 +402,7 @@ class _Folder:
     def _labelled(
         self, labels: Labels | None, own: Predictions | None
     ) -> tuple[Predictions | None, dict[int, Outcomes], tuple[Refusal, ...]]:
-        """Join labels with predictions of their period: those kept, or the batch's `own`; what has none yet waits. A
-        label knows when its prediction was made: those that were kept and may have been made then are looked at first.
+        """Join labels with predictions of their time: those kept, or the batch's `own`; what has none yet waits.
 
         Returns the batch's own with what is now known of them, their outcomes, which are added with them, and labels
         for which there is no room to wait. Settling the kept ones twice is the same as once, so many labels may take
@@ -399,15 +415,13 @@ class _Folder:
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             left = _pick(labels, starts == start)
-            prefix, soonest = f"predictions/{start:012}/", _past(start, int(left.at.min()))
-            left = self._settle(left, self.unit.scan(prefix, soonest, _PAGE))
+            soonest = _past(start, int(left.at.min()))
+            left = self._settle(left, self.unit.scan(f"predictions/{start:012}/", soonest, _PAGE))
             if own is not None and len(left):
                 own, outcomes, matched = own.settle(left)
                 left = _pick(left, ~matched)
                 for period, more in outcomes.items():
                     settled[period] = settled[period] + more if period in settled else more
-            earlier = takewhile(lambda record: record[0] <= soonest, self.unit.scan(prefix, page=_PAGE))  # noqa: B023 (at once)
-            left = self._settle(left, earlier)
             for i in range(0, len(left), _WAITING):
                 some = _pick(left, np.arange(len(left)) // _WAITING == i // _WAITING)
                 beyond.update(() if self._waits(start, some) else some.ids)
@@ -416,6 +430,16 @@ class _Folder:
         why = f"waits for its prediction with more than {_RECORDS * _WAITING:,} others of its period"
         refused = tuple(Refusal(i, "label", why) for i, id_ in enumerate(labels.ids) if id_ in beyond)
         return own, settled, refused
+
+    def join(self) -> None:
+        """Look for what waits in all its period."""
+        for start in sorted({int(key.split("/")[1]) for key, _ in self.unit.scan("orphans/")}):
+            for key, labels in list(self._waiting(start).items()):
+                left = self._settle(labels, self.unit.scan(f"predictions/{start:012}/", page=_PAGE))
+                if len(left) < len(labels):
+                    self._wait(start, key, left)
+                if self.full:
+                    self.save()
 
     def _settle(self, labels: Labels, records: Iterator[tuple[str, bytes]]) -> Labels:
         """Join labels with kept predictions; returns those that have none among them."""

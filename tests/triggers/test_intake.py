@@ -28,7 +28,7 @@ from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_
 from triggers import codec, intake, quarantine, sites
 from triggers.config import parse_loop
 from triggers.errors import Misconfigured, Refused
-from triggers.ports import in_turn
+from triggers.ports import Delete, Put, in_turn
 from triggers.records import Quarantined
 
 Worlds = Callable[..., World]
@@ -536,10 +536,10 @@ def test_who_counts_between_two_writes_of_a_batch_loses_nothing_and_is_not_forgo
     assert world.waiting_labels("a") == 0
 
 
-def test_a_label_is_looked_for_first_where_predictions_of_its_time_are(
+def test_a_label_is_looked_for_where_predictions_of_its_time_are_and_once_a_day_in_all_of_them(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day of 90 records: a label costs a few of them, wherever in the day it belongs; one of no prediction, all."""
+    """A day of 90 records: a label costs a few of them, wherever in the day it belongs."""
     world.clock.advance(DAY)
     start = {"start": int(START.timestamp())}
     told = [some_rows("a", START + n * timedelta(minutes=15), timedelta(minutes=15), 300) for n in range(90)]
@@ -552,12 +552,29 @@ def test_a_label_is_looked_for_first_where_predictions_of_its_time_are(
         read.clear()
         intake.ingest(world.ports, [world.payload(world.batch("a", id=f"l{n}", rows=None, labels=told[n][1]))])
         assert len(read) <= 2
-    late = told[45][1]
-    wrong = Labels(late.ids, late.at + 3600, late.label)  # of the same day, and not of that time
-    read.clear()
-    intake.ingest(world.ports, [world.payload(world.batch("a", id="again", rows=None, labels=wrong))])
-    assert 45 < len(read) <= 90
+    exact = told[30][1]
+    later = Labels(exact.ids, exact.at + 3600, exact.label)  # when they were found out, say
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="later", rows=None, labels=later))])
     assert [labels for _, labels, _ in world.counted("a").values()] == [900]
+    assert world.waiting_labels("a") == 300
+    for _ in range(2):
+        intake.join(world.ports, "line")
+        assert [labels for _, labels, _ in world.counted("a").values()] == [1200]
+        assert world.waiting_labels("a") == 0
+
+
+def test_predictions_as_they_were_kept_before_are_found_by_their_labels_within_a_day(world: World) -> None:
+    """Records of an earlier version are named by the candidate at once."""
+    world.clock.advance(DAY)
+    rows, told = some_rows("a", START, DAY, 60)
+    payload = world.payload(world.batch("a", id="p", rows=rows, labels=None, start=int(START.timestamp())))
+    intake.ingest(world.ports, [payload])
+    [kept] = world.store.scan("line/a", "predictions/")
+    old = Put(kept.key.replace("/room/", "/") + "/b7", kept.value)
+    world.store.commit("line/a", [Delete(kept.key, kept.version), old])
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="l", rows=None, labels=told))])
+    intake.join(world.ports, "line")
+    assert list(world.counted("a").values()) == [(60, 60, 0)]
 
 
 def test_labels_that_come_before_their_predictions_wait_however_many_they_are(world: World) -> None:

@@ -7,7 +7,7 @@ import azure.functions as func
 from adapters import claims
 from functions import host
 from functions.each import each_loop
-from triggers import intake, loop, retention
+from triggers import loop, retention
 
 bp = func.Blueprint()
 
@@ -18,7 +18,6 @@ def check_drift(timer: func.TimerRequest) -> None:
     ports = host.ports()
 
     def check(name: str) -> None:
-        intake.join(ports, name)
         loop.check(ports, name)
         loop.forget(ports, name)
         retention.sweep(ports, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,14 +35,14 @@ MAX_AHEAD = timedelta(minutes=10)
 """How far a site's clock may be ahead of ours."""
 
 _COMMIT = 60
-"""A write is made when it has so many changes; it may have _MOST."""
+"""A write is made when it has so many changes, or _BYTES; it may have _MOST."""
 
-_MOST = 98
+_MOST, _BYTES = 98, 1_500_000
 _SPAN = 30
 _RECORD = 512
 """Predictions in one record, at most, unless they came in one batch."""
 
-_WAITING, _RECORDS = 2048, 40
+_WAITING, _RECORDS = 1024, 80
 """Labels in a record of those that wait for their predictions, and such records of a period."""
 
 _PAGE = 8
@@ -137,7 +138,9 @@ def join(ports: Ports, loop_name: str) -> None:
         folder.save()
 
     def joined(site: str) -> None:
-        if any(ports.store.scan(site_partition(loop_name, site), "orphans/", limit=1)):
+        if not any(ports.store.scan(site_partition(loop_name, site), "orphans/", limit=1)):
+            return
+        with suppress(Conflict, _Unstorable):  # then at the next check
             again(lambda: attempt(site))
 
     for _ in ports.together(joined, [site.name for site in fleet.sites]):
@@ -268,6 +271,7 @@ class _Folder:
         self.seconds = int(duration(loop.telemetry.window).total_seconds())
         self.kept: dict[str, list[_Arrival]] = {}
         self.waiting: dict[int, dict[str, Labels]] = {}
+        self.told: dict[int, set[tuple[str, float]]] = {}
         self.counted = Intake()
         self.taken = 0
 
@@ -298,14 +302,13 @@ class _Folder:
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
         predicted, settled, left = self._labelled(batch.labels, predicted)
         batch = dataclasses.replace(batch, refused=batch.refused + left)
-        waiting = sum(len(self._waiting(start)) for start in deltas) if predicted is not None else 0
-        if len(self.unit) + len(self.windows) + 2 * len(deltas) + waiting + 4 > _MOST:  # windows, predictions, orphans
+        if len(self.unit) + len(self.windows) + 2 * len(deltas) + 4 > _MOST:  # windows and predictions
             self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
         if predicted is not None and len(predicted):
             self._outcomes(batch.candidate, about, settled)
-            self._remember(batch, about, predicted)
+            self._remember(batch, predicted)
         if batch.refused:
             self._refused_rows(arrival, batch.refused)
         rows = sum(w.rows for w in deltas.values())
@@ -317,10 +320,11 @@ class _Folder:
         self.counted.accepted += 1
         self.counted.rows += rows
         self.counted.refused_rows += len(batch.refused)
+        self._greet(predicted)
 
     @property
     def full(self) -> bool:
-        return len(self.unit) + len(self.windows) > _COMMIT
+        return len(self.unit) + len(self.windows) > _COMMIT or self.unit.size > _BYTES
 
     def save(self) -> None:
         """The batches as they came first: a crash in between leaves them there twice, and rows count by their id.
@@ -344,7 +348,8 @@ class _Folder:
             self.unit.commit()
         except Refused as problem:
             raise _Unstorable(str(problem)) from problem
-        self.windows.clear()
+        for read in (self.windows, self.waiting, self.told):
+            read.clear()
         self.stored = self.state
 
     def _in_reach(self, batch: Batch) -> Batch:
@@ -372,17 +377,11 @@ class _Folder:
         raw = self.unit.raw(key)
         return None if raw is None else Window.from_bytes(raw)
 
-    def _remember(self, batch: Batch, about: Reference, whole: Predictions) -> None:
-        """Keep the predictions until their labels come, by period; labels that came first are settled now."""
+    def _remember(self, batch: Batch, whole: Predictions) -> None:
+        """Keep the predictions until their labels come, by period."""
         periods = whole.at - whole.at % self.seconds
         for start in np.unique(periods).tolist():
-            record = _part(whole, periods == start)
-            for key, waiting in list(self._waiting(start).items()):
-                record, outcomes, matched = record.settle(waiting)
-                self._outcomes(batch.candidate, about, outcomes)
-                if matched.any():
-                    self._wait(start, key, _pick(waiting, ~matched))
-            self._keep(start, batch, record, alone=len(np.unique(periods)) == 1)
+            self._keep(start, batch, _part(whole, periods == start), alone=len(np.unique(periods)) == 1)
 
     def _keep(self, start: int, batch: Batch, record: Predictions, alone: bool) -> None:
         """Small batches share a record with room for more; others are kept by the time of their last prediction."""
@@ -405,13 +404,13 @@ class _Folder:
         """Join labels with predictions of their time: those kept, or the batch's `own`; what has none yet waits.
 
         Returns the batch's own with what is now known of them, their outcomes, which are added with them, and labels
-        for which there is no room to wait. Settling the kept ones twice is the same as once, so many labels may take
-        several writes; the batch's record comes last.
+        for which there is no room to wait. Settling the kept ones twice is the same as once (but for contradictions,
+        which are counted again), so many labels may take several writes; the batch's record comes last.
         """
         settled: dict[int, Outcomes] = {}
         if labels is None:
             return own, settled, ()
-        beyond = set[str]()
+        beyond = set[tuple[str, int]]()
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             left = _pick(labels, starts == start)
@@ -422,24 +421,58 @@ class _Folder:
                 left = _pick(left, ~matched)
                 for period, more in outcomes.items():
                     settled[period] = settled[period] + more if period in settled else more
+            left = self._unknown(start, left)
             for i in range(0, len(left), _WAITING):
                 some = _pick(left, np.arange(len(left)) // _WAITING == i // _WAITING)
-                beyond.update(() if self._waits(start, some) else some.ids)
+                if not self._waits(start, some):
+                    beyond |= _named(some)
                 if self.full:
                     self.save()
         why = f"waits for its prediction with more than {_RECORDS * _WAITING:,} others of its period"
-        refused = tuple(Refusal(i, "label", why) for i, id_ in enumerate(labels.ids) if id_ in beyond)
-        return own, settled, refused
+        told = enumerate(zip(labels.ids, labels.at.tolist(), strict=True))
+        return own, settled, tuple(Refusal(i, "label", why) for i, label in told if label in beyond)
 
     def join(self) -> None:
         """Look for what waits in all its period."""
-        for start in sorted({int(key.split("/")[1]) for key, _ in self.unit.scan("orphans/")}):
-            for key, labels in list(self._waiting(start).items()):
-                left = self._settle(labels, self.unit.scan(f"predictions/{start:012}/", page=_PAGE))
-                if len(left) < len(labels):
-                    self._wait(start, key, left)
-                if self.full:
-                    self.save()
+        partition, store = self.unit.partition, self.ports.store
+        for start in sorted({int(r.key.split("/")[1]) for r in store.scan(partition, "orphans/")}):
+            self._meet(start, None)
+
+    def _greet(self, predicted: Predictions | None) -> None:
+        """Predictions that are kept now meet the labels that waited for them."""
+        if predicted is not None and len(predicted):
+            for start in np.unique(predicted.at - predicted.at % self.seconds).tolist():
+                self._meet(start, int(predicted.at[predicted.at >= start].min()))
+
+    def _meet(self, start: int, at: int | None) -> None:
+        """Join what waits with what is kept of its period, or of predictions since `at`. What is settled goes before
+        what waited, so that who is stopped in between finds it settled."""
+        waiting = self._waiting(start)
+        if not waiting:
+            return
+        labels = Labels(
+            [i for told in waiting.values() for i in told.ids],
+            np.concatenate([told.at for told in waiting.values()]),
+            np.concatenate([told.label for told in waiting.values()]),
+        )
+        prefix, after = f"predictions/{start:012}/", "" if at is None else _past(start, at)
+        kept = self.unit.scan(prefix, after, _PAGE)
+        if at is None:  # all of them: no need to remember those in which nothing is found
+            self.save()
+            kept = ((r.key, r.value) for r in self.ports.store.scan(self.unit.partition, prefix))
+        left = self._settle(labels, kept)
+        if len(left) == len(labels):
+            return
+        met = _named(labels) - _named(left)
+        for key in list(self._waiting(start)):
+            told = self._waiting(start).get(key)  # as it is by now
+            if told is None:
+                continue
+            stays = [named not in met for named in zip(told.ids, told.at.tolist(), strict=True)]
+            if not all(stays):
+                self._wait(start, key, _pick(told, np.array(stays, np.bool_)))
+            if self.full:
+                self.save()
 
     def _settle(self, labels: Labels, records: Iterator[tuple[str, bytes]]) -> Labels:
         """Join labels with kept predictions; returns those that have none among them."""
@@ -447,9 +480,12 @@ class _Folder:
         while len(labels) and (found := next(records, None)):
             key, raw = found
             record, outcomes, matched = Predictions.from_bytes(raw).settle(labels, hashed)
+            if outcomes and (now := self.unit.raw(key)) != raw:  # of before the last write
+                if now is None:
+                    continue
+                record, outcomes, matched = Predictions.from_bytes(now).settle(labels, hashed)
             if outcomes:
                 candidate = _candidate(key)
-                self.unit.raw(key)  # a write that was made meanwhile has forgotten it
                 self.unit.put_raw(key, record.to_bytes())
                 self._outcomes(candidate, reference(self.ports, candidate), outcomes)
             if matched.any():
@@ -467,13 +503,25 @@ class _Folder:
             }
         return self.waiting[start]
 
+    def _unknown(self, start: int, labels: Labels) -> Labels:
+        """Those of them that do not wait already."""
+        if not len(labels):
+            return labels
+        if start not in self.told:
+            there = self._waiting(start).values()
+            self.told[start] = {pair for told in there for pair in zip(told.ids, told.label.tolist(), strict=True)}
+        known = self.told[start]
+        new = [pair not in known for pair in zip(labels.ids, labels.label.tolist(), strict=True)]
+        known.update(zip(labels.ids, labels.label.tolist(), strict=True))
+        return _pick(labels, np.array(new, np.bool_))
+
     def _wait(self, start: int, key: str, labels: Labels) -> None:
         self.unit.raw(key)
         if len(labels):
-            self.waiting[start][key] = labels
+            self._waiting(start)[key] = labels
             self.unit.put(key, Orphans(ids=list(labels.ids), at=labels.at.tolist(), label=labels.label.tolist()))
         else:
-            self.waiting[start].pop(key, None)
+            self._waiting(start).pop(key, None)
             self.unit.delete(key)
 
     def _waits(self, start: int, labels: Labels) -> bool:
@@ -509,6 +557,10 @@ class _Folder:
             batch=batch.id,
             rows=tuple((r.row, r.field, r.reason) for r in refused[:100]),
         )
+
+
+def _named(labels: Labels) -> set[tuple[str, int]]:
+    return set(zip(labels.ids, labels.at.tolist(), strict=True))
 
 
 def _past(start: int, last: int) -> str:

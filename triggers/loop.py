@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from triggers import approval, candidates, codec, gates, lifecycle, notices, policy, rollout, sites
+from triggers import approval, candidates, codec, gates, intake, lifecycle, notices, policy, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
@@ -71,6 +71,7 @@ class Checked:
 
 def check(ports: Ports, loop_name: str) -> Checked:
     """Assess what was not yet assessed, decide, and save both in one write with the run that may follow."""
+    intake.join(ports, loop_name)
     checked = again(lambda: _check(ports, loop_name))
     if checked.run:
         flush(ports, checked.run)

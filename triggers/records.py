@@ -219,6 +219,11 @@ class Unit:
     def __len__(self) -> int:
         return len(self._changed)
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is to be written."""
+        return sum(len(self._values[key] or b"") for key in self._changed)
+
     def commit(self) -> None:
         """All or nothing. Raises Conflict where somebody else wrote first; the unit is then of no more use."""
         changes: list[Put | Delete] = []

@@ -524,6 +524,7 @@ def test_who_counts_between_two_writes_of_a_batch_loses_nothing_and_is_not_forgo
             real(partition, changes)
         for other in others if mine else ():
             intake.ingest(replace(world.ports, store=world.store), [other])
+            intake.join(replace(world.ports, store=world.store), "line")
         if mine and when == "before":
             real(partition, changes)
 
@@ -590,14 +591,47 @@ def test_labels_that_come_before_their_predictions_wait_however_many_they_are(wo
         done = intake.ingest(world.ports, [world.payload(world.batch("a", id=f"l{first}", rows=None, labels=part))])
         assert (done.accepted, done.reasons, done.refused_rows) == (1, [], 0)
     assert world.waiting_labels("a") == n
+    order = np.random.default_rng(1).permutation(n)  # each batch meets some of all that wait
     for first in range(0, n, 3000):
-        some = slice(first, first + 3000)
+        some = np.sort(order[first : first + 3000])
         columns = {name: column[some] for name, column in rows.columns.items()}
-        own = Rows(rows.ids[some], rows.at[some], rows.score[some], columns)
+        own = Rows([rows.ids[i] for i in some.tolist()], rows.at[some], rows.score[some], columns)
         payload = world.payload(world.batch("a", id=f"p{first}", rows=own, labels=None, **start))
         assert intake.ingest(world.ports, [payload]).reasons == []
     assert list(world.counted("a").values()) == [(n, n, 0)]
     assert world.waiting_labels("a") == 0
+
+
+def test_labels_that_wait_and_are_told_again_wait_once(world: World) -> None:
+    world.clock.advance(DAY)
+    rows, told = some_rows("a", START, DAY, 600)
+    for n in range(5):
+        assert intake.ingest(
+            world.ports, [world.payload(world.batch("a", id=f"l{n}", rows=None, labels=told))]
+        ).accepted
+    assert world.waiting_labels("a") == 600
+    intake.ingest(
+        world.ports, [world.payload(world.batch("a", id="p", rows=rows, labels=None, start=int(START.timestamp())))]
+    )
+    assert list(world.counted("a").values()) == [(600, 600, 0)]
+
+
+def test_a_label_of_each_of_many_big_batches_is_counted_in_writes_that_fit(world: World) -> None:
+    """Each changes a record of 100 KB: thirty are more than a write may have."""
+    world.clock.advance(2 * DAY)
+    ids, ats, values = list[str](), list[int](), list[float]()
+    for n in range(30):
+        rows, told = some_rows("a", START + n * timedelta(minutes=30), timedelta(minutes=30), 4500)
+        said = {"start": int(START.timestamp()), "end": int((START + DAY).timestamp())}
+        done = intake.ingest(world.ports, [world.payload(world.batch("a", id=f"p{n}", rows=rows, labels=None, **said))])
+        assert done.accepted == 1, done.reasons
+        ids, ats = [*ids, told.ids[7]], [*ats, int(told.at[7])]
+        values.append(float(told.label[7]))
+    assert sum(len(r.value) for r in world.store.scan("line/a", "predictions/")) > 2_900_000
+    one = Labels(ids, np.array(ats, np.int64), np.array(values))
+    payload = world.payload(world.batch("a", id="l", rows=None, labels=one, start=int(START.timestamp())))
+    assert intake.ingest(world.ports, [payload]).reasons == []
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 30
 
 
 def test_labels_without_room_to_wait_are_refused_and_cost_nothing_else(

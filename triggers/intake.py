@@ -129,7 +129,8 @@ def ingest(ports: Ports, payloads: Iterable[bytes], *, backfill: bool = False, v
 
 def join(ports: Ports, loop_name: str) -> None:
     """Look for the predictions of labels that wait, wherever they are in their period: a label is joined when it comes
-    where its time is that of its prediction, and here where it is another one of the same period."""
+    where its time is that of its prediction, and here where it is another one of the same period. What fails for a
+    site is done at the next check."""
     loop, fleet, _ = _configured(ports, loop_name)
 
     def attempt(site: str) -> None:
@@ -138,10 +139,9 @@ def join(ports: Ports, loop_name: str) -> None:
         folder.save()
 
     def joined(site: str) -> None:
-        if not any(ports.store.scan(site_partition(loop_name, site), "orphans/", limit=1)):
-            return
-        with suppress(Conflict, _Unstorable):  # then at the next check
-            again(lambda: attempt(site))
+        with suppress(Conflict, Retry, _Unstorable):
+            if any(ports.store.scan(site_partition(loop_name, site), "orphans/", limit=1)):
+                again(lambda: attempt(site))
 
     for _ in ports.together(joined, [site.name for site in fleet.sites]):
         pass

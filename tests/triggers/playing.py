@@ -198,13 +198,13 @@ class Player:
 
     def _sure(self, call: Callable[[], Any]) -> None:
         """A site, or a timer, that asks until it is answered."""
-        for _ in range(12):
+        for _ in range(20):
             try:
                 call()
                 return
             except Retry:
                 continue
-        raise Broken("22: a call failed twelve times")
+        raise Broken("22: a call failed twenty times")
 
     def pump(self) -> None:
         self._sure(self.world.pump)

@@ -587,14 +587,10 @@ def _part(whole: Predictions, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Pred
 
 
 def _joined(first: Labels | None, then: Labels) -> Labels:
-    """Both, those already there told once."""
     if first is None:
         return then
-    known = {*zip(first.ids, first.label.tolist(), strict=True)}
-    new = [pair not in known for pair in zip(then.ids, then.label.tolist(), strict=True)]
-    more = _pick(then, np.array(new, np.bool_))
-    at, label = np.concatenate((first.at, more.at)), np.concatenate((first.label, more.label))
-    return Labels([*first.ids, *more.ids], at, label)
+    at, label = np.concatenate((first.at, then.at)), np.concatenate((first.label, then.label))
+    return Labels([*first.ids, *then.ids], at, label)
 
 
 def _pick(labels: Labels, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Labels:

@@ -7,13 +7,43 @@ python -m bench.crashes [--minutes M] [--seed S]: in an order by chance, until t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
-from tests.triggers.crashing import STORIES, played
+from tests.triggers.conftest import MEMORY
+from tests.triggers.crashing import STORIES, Played
 
 HOW = ("before", "after", "error")
+SOME = 100
+"""So many pairs at a time for a process."""
+
+
+@cache
+def story(folder: str, name: str) -> Played:
+    """Played once in each process."""
+    return Played(name, Path(folder, str(os.getpid()), str([*STORIES].index(name))))
+
+
+def calls(folder: str, name: str) -> int:
+    return story(folder, name).calls
+
+
+def tried(pairs: Sequence[tuple[int, int, str]], folder: str, name: str, until: float) -> tuple[int, list[str]]:
+    """How many were tried before that time of the monotonic clock, and which had another end, a line each."""
+    wrong: list[str] = []
+    for done, (a, b, how) in enumerate(pairs):
+        if time.monotonic() > until:
+            return done, wrong
+        if different := story(folder, name).different([a, b], how):
+            wrong.append(f"  {name}: faults at calls {a} and {b}, {how}: {', '.join(different)} differ")
+    return len(pairs), wrong
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,22 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     said = parser.parse_args(arguments)
     wrong = 0
-    for name in STORIES:
-        with played(name) as story:
-            pairs = [(a, b, how) for a in range(1, story.calls) for b in range(a + 1, story.calls + 1) for how in HOW]
+    memory = MEMORY if MEMORY.exists() else None
+    with TemporaryDirectory(dir=memory) as folder, ProcessPoolExecutor(os.cpu_count()) as pool:
+        for name in STORIES:
+            last = pool.submit(calls, folder, name).result()
+            pairs = [(a, b, how) for a in range(1, last) for b in range(a + 1, last + 1) for how in HOW]
             Random(said.seed).shuffle(pairs)
-            begun, done = time.monotonic(), 0
-            for a, b, how in pairs:
-                if said.minutes and time.monotonic() - begun > 60 * said.minutes:
-                    break
-                if different := story.different([a, b], how):
-                    wrong += 1
-                    print(f"  {name}: faults at calls {a} and {b}, {how}: {', '.join(different)} differ")
-                done += 1
-                if done % 1000 == 0:
+            begun, done, others = time.monotonic(), 0, 0
+            until = begun + 60 * said.minutes if said.minutes else float("inf")
+            parts = [pairs[n : n + SOME] for n in range(0, len(pairs), SOME)]
+            for some, found in pool.map(partial(tried, folder=folder, name=name, until=until), parts):
+                done, others = done + some, others + len(found)
+                for line in found:
+                    print(line, flush=True)
+                if some and done % 1000 == 0:
                     print(f"  {name}: {done:,} of {len(pairs):,}", file=sys.stderr, flush=True)
             took = time.monotonic() - begun
-            print(f"  {name}: {done:,} of {len(pairs):,} pairs, {wrong} with another end, {took:.0f} s", flush=True)
+            print(f"  {name}: {done:,} of {len(pairs):,} pairs, {others} with another end, {took:.0f} s", flush=True)
+            wrong += others
     return int(wrong > 0)
 
 

@@ -115,7 +115,7 @@ def end_of(world: World) -> dict[str, Any]:
         "windows": [world.counted(name) for name in names],
         "applied": [world.plants[name].applied for name in names],
         "jobs": (sorted(world.jobs.jobs), world.jobs.cancelled),
-        "cards": sorted(world.board.cards),
+        "told": sorted(world.board.told),  # in how many cards is as the hours had it
         "waiting": (world.waiting(), [world.waiting_labels(name) for name in names]),
         "quarantine": (world.quarantine, world.quarantined()),
         "audit": sorted({(e.kind, e.subject, e.text) for e in loop.story(world.ports, "line")}),
@@ -142,11 +142,11 @@ def stored(world: World) -> dict[str, Any]:
 
 
 def in_memory(world: World) -> dict[str, Any]:
-    """What no file keeps: sites, jobs, cards."""
+    """What no file keeps: sites, jobs, what people were told."""
     return {
         "plants": world.plants.all,
         "jobs": vars(world.jobs),
-        "cards": world.board.cards,
+        "read": world.board.told,
         "quarantine": world.quarantine,
         "shift": world.shift,
         "told": world._told,
@@ -199,7 +199,7 @@ class Played:
         world.plants.all.clear()
         world.plants.all.update(memory["plants"])
         vars(world.jobs).update(memory["jobs"])
-        world.board.cards.update(memory["cards"])
+        world.board.told.update(memory["read"])
         world.quarantine[:] = memory["quarantine"]
         world.shift = memory["shift"]
         world._told.update(memory["told"])

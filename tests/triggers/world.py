@@ -32,7 +32,7 @@ from drift import envelope
 from drift.reference import Reference
 from drift.telemetry import Batch, Labels, Rows, Schema, Serving
 from drift.windows import Window
-from triggers import approval, codec, events, intake, loop, sites
+from triggers import approval, codec, events, intake, loop, notices, sites
 from triggers import config as cfg
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.lifecycle import IllegalTransition
@@ -267,12 +267,15 @@ class Plants:
 
 @dataclass
 class Board:
-    """Port Notifier: a card is known by its id."""
+    """Port Notifier: a card is known by its id. `told`: what people have read, alone or with others in a digest."""
 
     cards: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def tell(self, card: Mapping[str, Any]) -> None:
         self.cards[card["id"]] = card
+        digest = card if card["kind"] == "digest" else notices.digest(card["loop"], [dict(card)])
+        self.told.update(digest["text"].splitlines())
 
 
 class Crash(BaseException):

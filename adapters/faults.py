@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
-from typing import Any, Literal, Protocol, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
 
 from triggers.errors import DriftloopError, Retry
 from triggers.ports import Message, Ports
@@ -58,8 +58,7 @@ class Moves(Protocol):
     def advance(self, by: timedelta) -> datetime: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call of a port, and what was done to it."""
 
     number: int
@@ -92,6 +91,7 @@ class Faults:
         self._plan = dict(plan or {})
         self._clock = clock
         self._made = 0
+        self._drawn = Random(seed)
         self._spells: dict[tuple[str, Fault], int] = {}
         self._skew = timedelta(0)
         self._lock = threading.Lock()
@@ -120,18 +120,25 @@ class Faults:
         with self._lock:
             number = self._made
             self._made += 1
-            random = Random(f"{self._seed}/{number}")
-            fault = self._turn(port, method, self._plan.get(number) or self._by_chance(random), random)
+            chance = self._by_chance(self._drawn.random())  # of every call, whatever is planned
+            fault = self._turn(port, method, self._plan.get(number) or chance, number)
             if fault == "jump":
-                self._skew = random.uniform(-1, 1) * SKEW
+                self._skew = self._random(number).uniform(-1, 1) * SKEW
             self.calls.append(Call(number, port, method, _about(args, named), fault))
         if method == "now":
             return done() + self._skew
+        if fault is None:
+            return done(*args, **named)
         if fault == "lost" and release:
             done = _then(done, release)
-        return self._suffer(fault, random, partial(done, **named), args, f"call {number}, {port}.{method}: {fault}")
+        story = f"call {number}, {port}.{method}: {fault}"
+        return self._suffer(fault, self._random(number), partial(done, **named), args, story)
 
-    def _turn(self, port: str, method: str, fault: Fault | None, random: Random) -> Fault | None:
+    def _random(self, number: int) -> Random:
+        """What else is by chance in this call."""
+        return Random(f"{self._seed}/{number}")
+
+    def _turn(self, port: str, method: str, fault: Fault | None, number: int) -> Fault | None:
         """The fault that this method can have; a spell that the port is in comes first."""
         if method == "now":
             return "jump" if fault == "jump" else None
@@ -143,20 +150,17 @@ class Faults:
         if fault is None or method not in _ONLY.get(fault, {method}):
             return None
         if fault in ("full", "slow"):
-            self._spells[port, fault] = random.randrange(SPELL)
+            self._spells[port, fault] = self._random(number).randrange(SPELL)
         return fault
 
-    def _by_chance(self, random: Random) -> Fault | None:
-        drawn = random.random()
+    def _by_chance(self, drawn: float) -> Fault | None:
         for fault, chance in self._chances.items():
             drawn -= chance
             if drawn < 0:
                 return fault
         return None
 
-    def _suffer(
-        self, fault: Fault | None, random: Random, done: Callable[..., Any], args: tuple[Any, ...], story: str
-    ) -> Any:
+    def _suffer(self, fault: Fault, random: Random, done: Callable[..., Any], args: tuple[Any, ...], story: str) -> Any:
         if fault in ("before", "full", "crash before"):
             raise Crash(story) if fault == "crash before" else Retry(story)
         if fault == "hang":
@@ -209,10 +213,12 @@ class _Faulty:
         if name.startswith("_") or not callable(found):
             return found
 
+        release = getattr(self._port, "abandon", None)
+
         def call(*args: Any, **named: Any) -> Any:
-            release = getattr(self._port, "abandon", None)
             return self._faults.call(self._name, name, found, args, named, release)
 
+        setattr(self, name, call)
         return call
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from adapters.faults import SKEW, faulty, faulty_ports
 from adapters.faults import Faults as Weather
-from drift.windows import Window
+from drift.windows import Window, too_late
 from tests.triggers.world import HALF, LOOP, Neighbour, World, a_fleet, a_reference, put_candidate
 from triggers import approval, codec, events, lifecycle, loop, rollout, sites, windows
 from triggers import config as cfg
@@ -122,6 +122,7 @@ class Player:
         self.root, self.world, self.name = root, world, world.name
         self.first = ""
         self.sent: dict[tuple[str, str], bytes] = {}
+        self.starts: dict[tuple[str, str], int] = {}
         self.rows = dict.fromkeys(NAMES, 0)
         self.conflicts: set[str] = set()
         self.fences: dict[str, int] = {}
@@ -199,7 +200,7 @@ class Player:
             batch = self.world.batch(name)
             payload = self.world.payload(batch)
             self.world.plants[name].unsent.append(payload)
-            self.sent[name, batch.id] = payload
+            self.sent[name, batch.id], self.starts[name, batch.id] = payload, batch.start
             self.rows[name] += len(batch.rows)
         for plant in self.world.plants.all.values():
             if plant.online:
@@ -416,11 +417,14 @@ class Player:
             unsent = set(plant.unsent)
             arrived = {i: p for (s, i), p in self.sent.items() if s == name and p not in unsent}
             part = site_partition(self.name, name)
-            counted = [accepted(r.value) for r in self.world.store.scan(part, "batch/")]
-            lost = len(arrived) - len(counted)
-            need(6, 0 <= lost <= pending, f"{name}: {len(arrived)} batches came, {len(counted)} are counted")
+            counted = {r.key.removeprefix("batch/"): accepted(r.value) for r in self.world.store.scan(part, "batch/")}
+            lost = arrived.keys() - counted.keys()
+            if len(lost) > pending:
+                lost -= self._too_late(name)
+            right = counted.keys() <= arrived.keys() and len(lost) <= pending
+            need(6, right, f"{name}: {len(arrived)} batches came, {len(counted)} are counted")
             rows = sum(rows_in(r.value) for r in self.world.store.scan(part, "window/"))
-            due = sum(counted)
+            due = sum(counted.values())
             need(4, rows == due, f"{name}: {rows} rows in windows, {due} accepted")
             need(5, rows <= self.rows[name], f"{name}: {rows} rows counted, {self.rows[name]} sent")
         missing = self.conflicts - set(self.world.quarantined())
@@ -436,6 +440,17 @@ class Player:
                 self.cursors[record.key, site] = until
         for record in self.world.store.scan(self.name, "decision/"):
             need(8, self.kept.setdefault(record.key, record.value) == record.value, f"{record.key} has changed")
+
+    def _too_late(self, site: str) -> set[str]:
+        """Batches that were put aside as older than is counted, and are."""
+        now, length = (self.world.clock.now() + SKEW).timestamp(), cfg.duration(PLAYED.telemetry.window)
+        lateness = cfg.duration(PLAYED.telemetry.lateness)
+        told = {id_ for id_, reason in self.world.quarantined().items() if "later than" in reason}
+        return {
+            id_
+            for id_ in told & {i for s, i in self.sent if s == site}
+            if too_late(self.starts[site, id_], int(now), int(lateness.total_seconds()), int(length.total_seconds()))
+        }
 
     def _approvals(self) -> None:
         for record in self.world.store.scan(self.name, "approval/"):

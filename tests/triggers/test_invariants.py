@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Part
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from drift.windows import Window
 from tests.triggers import playing
@@ -35,48 +37,65 @@ Patch = pytest.MonkeyPatch
 class Anybody(RuleBasedStateMachine):
     """Every act on either of two loops is a rule; what must hold of both is looked at after each."""
 
+    steps = 0
+    """Made by all machines of this process."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(mkdtemp(dir=MEMORY if MEMORY.exists() else None))
-        self.player = Player(self.folder / "world", 0, others=1)
+        self.player: Player | None = None
+
+    @initialize(seed=st.integers(0, 999))
+    def begins(self, seed: int) -> None:
+        """Without faults, or with those of a seed."""
+        self.player = Player(self.folder / "world", seed, playing.FAULTS if seed else None, others=1)
 
     @rule(loop=st.integers(0, 1), name=st.sampled_from(sorted(ACTS)), seed=st.integers(0, 999))
     def act(self, loop: int, name: str, seed: int) -> None:
+        assert self.player
+        Anybody.steps += 1
         self.player.all[loop].act(name, Random(seed))
 
     @rule(seed=st.integers(0, 999))
     def time_passes(self, seed: int) -> None:
+        assert self.player
+        Anybody.steps += 1
         self.player.act("half a day", Random(seed))
 
     def teardown(self) -> None:
         try:
-            self.player.end()
+            if self.player:
+                self.player.end()
         finally:
-            self.player.world.close()
+            if self.player:
+                self.player.world.close()
             shutil.rmtree(self.folder)
 
 
-def machine(examples: int, steps: int) -> None:
+def machine(examples: int, steps: int, start: int = 0, *, shrink: bool = True) -> int:
+    """So many histories of so many steps each; how many steps that was."""
+    before = Anybody.steps
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Anybody,
+        seeded(start)(Anybody),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
-            derandomize=True,
             database=None,
+            phases=[Part.generate, *([Part.shrink] if shrink else [])],
             suppress_health_check=list(HealthCheck),
         ),
     )
+    return Anybody.steps - before
 
 
 def test_whatever_anybody_does_the_invariants_hold() -> None:
-    machine(examples=3, steps=12)
+    assert machine(examples=3, steps=12) >= 12
 
 
 @pytest.mark.nightly
 def test_whatever_anybody_does_for_longer_the_invariants_hold() -> None:
-    machine(examples=40, steps=30)
+    assert machine(examples=40, steps=30) >= 600
 
 
 def test_one_seed_plays_one_history(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from random import Random
 
 from bench.mutate import mutated
+from triggers import codec
 
 CORPUS = Path(__file__).parents[1] / "tests" / "corpus"
+BROKE = Path(__file__).parents[1] / "build" / "fuzz"
 SLOW_S = 1.0
 HANG_S = 10
 
@@ -139,8 +141,16 @@ def show(found: Result) -> list[str]:
         f"{found.cases:,} cases at {len(found.by_target)} targets, {found.cases / found.seconds:,.0f} cases/s",
         f"{len(found.crashes) - found.hangs} unhandled exceptions, {found.hangs} hangs over {SLOW_S:g} s (asked: none)",
         f"slowest: {1000 * took:.0f} ms, {name}, {len(data):,} bytes",
-        *(f"{crash.target}: {crash.error}: {crash.data[:80]!r}" for crash in _distinct(found.crashes)[:20]),
+        *(f"{crash.target}: {crash.error}: {_keep(crash)}" for crash in _distinct(found.crashes)[:20]),
     ]
+
+
+def _keep(crash: Crash) -> Path:
+    """Where its input is, whole: to be looked at, and moved into the corpus."""
+    kept = BROKE / crash.target.replace("/", "-") / codec.digest(crash.data)[:12]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(crash.data)
+    return kept
 
 
 def _distinct(crashes: Sequence[Crash]) -> list[Crash]:

@@ -3,7 +3,9 @@
 `verify` computes the hashes anew, here, whoever stores the trail, and says the first broken link. That its end was not
 cut off shows by the head, by the anchors that the app keeps apart from it each day, and by --head, the number and hash
 that an earlier `verify` has printed. `rebuild` makes every run, the champions and the revocations anew from the trail
-alone, here, and compares them with what the app has stored. Exit status 1: it does not hold. Times are UTC.
+alone, here, and compares them with what the app has stored. `decisions` computes each decision anew, here, from what it
+was made of: findings, history, rows, active runs, freeze, and loop.yaml and fleet.yaml as they were. Exit status 1: it
+does not hold. Times are UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import msgspec
 from cli import app
 from triggers.errors import Refused
 from triggers.lifecycle import IllegalTransition
-from triggers.rebuild import differences, rebuild
+from triggers.policy import RULES, Decision, Weighed
+from triggers.rebuild import differences, rebuild, unlike
 from triggers.records import AuditEntry, Head, verify
 from triggers.run import Run
 
@@ -28,6 +31,7 @@ def add_parser(subparsers: Any) -> None:
     for name, summary in (
         ("verify", "whether it is whole"),
         ("rebuild", "whether the runs that it gives again are those that are stored"),
+        ("decisions", "whether each decision comes of what it was made of"),
         ("show", "its entries"),
     ):
         action = actions.add_parser(name, help=summary)
@@ -44,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         loop = here.loop(args.loop)
         if args.action == "rebuild":
             return _rebuild(args, loop, here)
+        if args.action == "decisions":
+            return _decisions(args, loop, here)
         entries, first, last = _fetch(here, loop)
     return _verify(args, loop, entries, first, last) if args.action == "verify" else _show(args, entries)
 
@@ -100,6 +106,35 @@ def _rebuild(args: argparse.Namespace, loop: str, here: app.App) -> int:
         if found.unknown:
             print(f"{len(found.unknown):,} runs began under a version that did not keep their beginning: not compared")
         print("\n".join(wrong) or "the store says the same")
+    return 1 if wrong else 0
+
+
+def _decisions(args: argparse.Namespace, loop: str, here: app.App) -> int:
+    again, unknown, wrong = 0, 0, list[str]()
+    cursor: str | None = ""
+    while cursor is not None:
+        page = here.get(f"loops/{loop}/weighed", cursor=cursor)
+        configs = {digest: text.encode() for digest, text in page["configs"].items()}
+        for item in page["decisions"]:
+            decision = msgspec.convert(item["decision"], Decision)
+            weighed = msgspec.convert(item["weighed"], Weighed | None)
+            try:
+                if weighed is None or weighed.rules != RULES:
+                    unknown += 1
+                elif problem := unlike(decision, weighed, configs):
+                    wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: {problem}")
+                else:
+                    again += 1
+            except msgspec.ValidationError:  # a configuration of a newer version
+                unknown += 1
+        cursor = page["next"]
+    if args.json:
+        print(json.dumps({"loop": loop, "same": again, "unknown": unknown, "wrong": wrong}))
+    else:
+        print(f"{loop}: {again:,} decisions computed again from what they were made of: the same")
+        if unknown:
+            print(f"{unknown:,} were made by a version that kept less, or had other rules: not compared")
+        print("\n".join(wrong), end="\n" if wrong else "")
     return 1 if wrong else 0
 
 

@@ -133,15 +133,16 @@ def show_heat(req: func.HttpRequest) -> func.HttpResponse:
 @bp.route("loops/{loop}/decisions", methods=["GET"])
 def list_decisions(req: func.HttpRequest) -> func.HttpResponse:
     """The last decisions, newest first."""
+    return _read(req, lambda ports: _by_time(req, views.decisions, ports, 30))
 
-    def found(ports: Ports) -> views.Decisions:
-        cursor, limit = _paged(req, 30)
-        try:
-            return views.decisions(ports, req.route_params["loop"], limit, cursor)
-        except ValueError:
-            raise _BadQuery("cursor is the `next` of the page before") from None
 
-    return _read(req, found)
+def _by_time(req: func.HttpRequest, page: Callable[..., Any], ports: Ports, limit: int) -> Any:
+    """A page whose cursor is a time."""
+    cursor, limit = _paged(req, limit)
+    try:
+        return page(ports, req.route_params["loop"], limit, cursor)
+    except ValueError:
+        raise _BadQuery("cursor is the `next` of the page before") from None
 
 
 # --- runs
@@ -208,6 +209,12 @@ def show_quarantined(req: func.HttpRequest) -> func.HttpResponse:
 def list_stored(req: func.HttpRequest) -> func.HttpResponse:
     """What the audit trail has to give again, as it is stored."""
     return _read(req, lambda ports: views.stored(ports, req.route_params["loop"]))
+
+
+@bp.route("loops/{loop}/weighed", methods=["GET"])
+def list_weighed(req: func.HttpRequest) -> func.HttpResponse:
+    """Decisions, oldest first, with all that each was made of."""
+    return _read(req, lambda ports: _by_time(req, views.weighed, ports, 100))
 
 
 @bp.route("loops/{loop}/audit", methods=["GET"])

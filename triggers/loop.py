@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from triggers import approval, candidates, codec, gates, intake, lifecycle, notices, policy, rollout, sites
+from triggers import approval, candidates, codec, gates, intake, lifecycle, notices, policy, rebuild, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
@@ -129,21 +129,21 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     findings += told
     labels = _labels(unit)
     may_begin = findings and not unit.head.active and not policy.cooling(unit.head.history, now, loop)
-    decision, history = policy.decide(
-        findings,
-        unit.head.history,
-        now,
-        loop,
-        fleet,
-        active=sorted(unit.head.active.values()),
+    weighed = policy.Weighed(
+        loop=rebuild.remember(ports.blobs, loop),
+        fleet=rebuild.remember(ports.blobs, fleet),
+        history=unit.head.history,
+        active=tuple(sorted(unit.head.active.values())),
         rows=_labelled_rows(ports, loop, fleet, now) if may_begin else 0,
         frozen=sites.frozen(ports, loop_name),
         fresh=bool(told) or any(report.windows for report in reports.values()),
         unlabelled=_unlabelled(loop, labels),
     )
+    decision, history = policy.weigh(findings, now, weighed, loop, fleet)
     for key, _ in list(unit.scan("signal/")):
         unit.delete(key)
     unit.put(f"decision/{stamp}", decision)
+    unit.put(f"weighed/{stamp}", weighed)
     unit.set_head(history=history)
     for candidate, report in reports.items():
         ports.blobs.put(f"reports/{loop_name}/{stamp}-{candidate[:12]}.json", msgspec.json.encode(report.to_dict()))

@@ -57,6 +57,43 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     maintenance: tuple[Maintenance, ...] = ()
 
 
+RULES = 1
+"""Raised with each change of what `decide` makes of the same arguments."""
+
+
+class Weighed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision was made of, besides its findings and its time. `loop` and `fleet` are the digests of their
+    configurations; the rest are arguments of `decide`. `rules`: those of then."""
+
+    loop: str
+    fleet: str
+    history: History
+    active: tuple[str, ...] = ()
+    rows: int = 0
+    frozen: str = ""
+    fresh: bool = True
+    unlabelled: str = ""
+    rules: int = RULES
+
+
+def weigh(
+    findings: Sequence[Finding], now: datetime, weighed: Weighed, loop: Loop, fleet: Fleet
+) -> tuple[Decision, History]:
+    """`decide`, of what is kept: called again with the same it gives the same decision."""
+    return decide(
+        findings,
+        weighed.history,
+        now,
+        loop,
+        fleet,
+        active=weighed.active,
+        rows=weighed.rows,
+        frozen=weighed.frozen,
+        fresh=weighed.fresh,
+        unlabelled=weighed.unlabelled,
+    )
+
+
 def decide(
     findings: Sequence[Finding],
     history: History,

@@ -1,7 +1,11 @@
-"""What the audit trail alone says of a loop: its runs, its champions, what is revoked. Folded, it is the store.
+"""What was kept gives what is stored again.
+
+Of the audit trail alone: a loop's runs, its champions, what is revoked. Folded, it is the store.
 
 An entry `run-began` holds the run as it began, each `event-*` the event that moved it, whole; so the lifecycle gives
 the same runs again, and whatever the store says otherwise was not written by driftloop.
+
+Of what each decision was made of, which is kept beside it, with the configurations of then: the same decision.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from triggers import codec, lifecycle
+from triggers import codec, lifecycle, policy
 from triggers import events as on
+from triggers.config import Fleet, Loop
+from triggers.ports import Blobs
 from triggers.records import AuditEntry, Head
 from triggers.run import Phase, Run
 
@@ -86,3 +92,35 @@ def differences(found: Rebuilt, head: Head, runs: Mapping[str, Run], revoked: It
         if stored_value != (told := getattr(found, name)):
             wrong.append(f"{name}: {stored_value} in the store, {told} by the trail")
     return wrong
+
+
+# --- decisions
+
+
+def remember(blobs: Blobs, config: Loop | Fleet) -> str:
+    """Keep a configuration under the digest of its bytes; returns the digest."""
+    data = msgspec.json.encode(config, order="deterministic")
+    digest = codec.digest(data)
+    if not blobs.exists(name := remembered(digest)):
+        blobs.put(name, data)
+    return digest
+
+
+def remembered(digest: str) -> str:
+    """The blob's name."""
+    return f"configs/{digest}.json"
+
+
+def unlike(decision: policy.Decision, weighed: policy.Weighed, configs: Mapping[str, bytes]) -> str:
+    """What is wrong with a decision, by what it was made of; empty where it comes to the same. `configs`: bytes by
+    the digest that they were kept under. Raises msgspec.ValidationError for one that a newer version kept."""
+    for digest in (weighed.loop, weighed.fleet):
+        if codec.digest(data := configs.get(digest, b"")) != digest:
+            return f"the configuration {digest[:12]} that it was made with is {'another' if data else 'not there'}"
+    loop = msgspec.json.decode(configs[weighed.loop], type=Loop)
+    fleet = msgspec.json.decode(configs[weighed.fleet], type=Fleet)
+    again, _ = policy.weigh(decision.findings, decision.at, weighed, loop, fleet)
+    if codec.encode(again) == codec.encode(decision):
+        return ""
+    fields = [f for f in policy.Decision.__struct_fields__ if getattr(again, f) != getattr(decision, f)]
+    return f"computed again it has another {', '.join(fields)} than is stored"

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from triggers import approval, candidates, codec, lifecycle, loop, quota, rollout, sites
+from triggers import approval, candidates, codec, lifecycle, loop, quota, rebuild, rollout, sites
 from triggers import events as on
 from triggers import quarantine as kept
 from triggers.config import Approval, Fleet, Loop, Site, duration
 from triggers.errors import Misconfigured, NotFound, Refused, Retry
-from triggers.policy import Decision, Finding
+from triggers.policy import Decision, Finding, Weighed
 from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
 from triggers.run import Phase, Run
@@ -286,6 +286,23 @@ class Stored(View, frozen=True, kw_only=True):
     active: dict[str, str]
     runs: list[dict[str, Any]]
     revoked: list[str]
+
+
+class WeighedDecision(View, frozen=True, kw_only=True):
+    """A decision, and what it was made of; nothing, where an earlier version made it."""
+
+    decision: Decision
+    weighed: Weighed | None
+
+
+class WeighedDecisions(View, frozen=True, kw_only=True):
+    """Oldest first, a page of them, whole as they are stored. `configs`: the loop.yaml and fleet.yaml of then, as JSON
+    text, by the digest of its bytes."""
+
+    loop: str
+    decisions: list[WeighedDecision]
+    configs: dict[str, str]
+    next: str | None
 
 
 class Runs(View, frozen=True, kw_only=True):
@@ -590,6 +607,31 @@ def decisions(ports: Ports, name: str, limit: int = 30, cursor: str = "") -> Dec
     found = [codec.decode(r.value, Decision) for r in _tail(ports, name, limit + 1, cursor)]
     more = f"{found[limit - 1].at:{_STAMP}}" if len(found) > limit else None
     return Decisions(now=ports.clock.now(), decisions=found[:limit], next=more)
+
+
+def weighed(ports: Ports, name: str, limit: int = 100, cursor: str = "") -> WeighedDecisions:
+    """Decisions after the cursor, with what they were made of. Raises NotFound; ValueError where it is no cursor."""
+    ports.configs.loop(name)
+    after = f"decision/{_stamped(cursor):{_STAMP}}" if cursor else ""
+    records = list(ports.store.scan(name, "decision/", after, limit))
+    found, configs = [], dict[str, str]()
+    for record in records:
+        beside = ports.store.get(name, record.key.replace("decision/", "weighed/", 1))
+        made_of = codec.decode(beside.value, Weighed) if beside else None
+        found.append(WeighedDecision(decision=codec.decode(record.value, Decision), weighed=made_of))
+        for digest in (made_of.loop, made_of.fleet) if made_of else ():
+            if digest not in configs:
+                configs[digest] = _config(ports, digest)
+    more = records[-1].key.removeprefix("decision/") if len(records) == limit else None
+    return WeighedDecisions(loop=name, decisions=found, configs=configs, next=more)
+
+
+def _config(ports: Ports, digest: str) -> str:
+    """Empty where it is not there."""
+    try:
+        return ports.blobs.get(rebuild.remembered(digest)).decode()
+    except (NotFound, UnicodeDecodeError):
+        return ""
 
 
 def _tail(ports: Ports, name: str, limit: int, cursor: str) -> list[Any]:

@@ -25,6 +25,9 @@ TICK_S = 0.05
 STARTS = 2
 """A job that was found dead is started once more."""
 
+FILE_NAME = 255
+"""Bytes of a file's name; no job has a longer one."""
+
 _ROOT = Path(__file__).parents[2]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -79,7 +82,7 @@ class ProcessJobs:
     def status(self, name: str) -> JobStatus:
         """What runs is watched from now on, where no other host does so."""
         child = self._child(name)
-        if not child.spec.exists():
+        if len(child.folder.name) > FILE_NAME or not child.spec.exists():
             return JobStatus("unknown")
         found = child.ended() or (None if child.runs() else child.made())
         if found is None and name not in self._open:

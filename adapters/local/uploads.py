@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,5 +29,9 @@ class FileUploads:
             with (self._folder / self.name(name)).open("rb") as file:
                 about = (self._folder / name).stat()
                 yield UploadedFile(name, f"{about.st_mtime_ns}-{about.st_size}", file)
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFound(f"no uploaded file {name!r}") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise NotFound(f"no uploaded file {name[:200]!r}: its name is longer than any") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -210,6 +211,19 @@ def test_the_store_is_rebuilt_from_the_trail_alone(
     changed = record.value.replace(b'"approved_by":""', b'"approved_by":"eve"')
     stage.ports.store.commit("flights", [Put(record.key, changed, record.version)])
     assert f"{run}: the store has another approved_by than the trail" in told("audit", "rebuild", *where, status=1)
+
+
+def test_decisions_are_computed_again(where: list[str], stage: Any, told: Callable[..., str]) -> None:
+    found = json.loads(told("audit", "decisions", "--json", *where))
+    assert (found["same"] > 0, found["unknown"], found["wrong"]) == (True, 0, [])
+    assert f"{found['same']} decisions computed again" in told("audit", "decisions", *where)
+    first, *_, last = list(stage.ports.store.scan("flights", "decision/"))
+    stage.ports.store.commit("flights", [Delete(first.key.replace("decision", "weighed"))])
+    changed = re.sub(rb'"reason":"[^"]*"', b'"reason":"eve said so"', last.value, count=1)
+    stage.ports.store.commit("flights", [Put(last.key, changed, last.version)])
+    said = told("audit", "decisions", *where, status=1)
+    assert "1 were made by a version that kept less" in said
+    assert "than is stored" in said
 
 
 def test_a_trail_that_was_tampered_with_is_found_out(stage: Any, run: str, told: Callable[..., str]) -> None:

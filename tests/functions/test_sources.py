@@ -227,10 +227,12 @@ def test_files_of_nobody_are_left_alone_and_what_is_no_file_is_said(here: Stage)
         "uploads//flights/EWR/x.csv",
         "https://evil.example/uploads/flights/EWR/x.csv",
         "uploads/flights/EWR/\x00x.csv",
+        f"uploads/flights/EWR/{'x' * 300}.csv",
         5,
     ],
 )
 def test_an_address_that_leaves_the_uploads_is_refused_and_kept(here: Stage, url: Any) -> None:
+    put(here, "uploads/flights/EWR/x.txt", b"")  # the folder is there
     before = counted(here)
     hear(here, url)
     assert counted(here) == before

@@ -60,6 +60,16 @@ DECISION = policy.Decision(
     reason="cohort:press: x moved at a, b",
     findings=(FINDING,),
 )
+WEIGHED = policy.Weighed(
+    loop="c" * 64,
+    fleet="d" * 64,
+    history=policy.History(streak={"fleet": 1}, starts=(NOW - DAY,), ended=NOW),
+    active=(RUN,),
+    rows=1200,
+    frozen="inventory",
+    fresh=True,
+    unlabelled="version 2 of labels has not come",
+)
 HEALTH = rollout.Health(candidate=NEW, since=NOW - HOUR, last=NOW, requests=100, errors=1, slow=20, p95_ms=12.5)
 SITE = records.SiteState(
     candidate=NEW,
@@ -133,6 +143,7 @@ ROOM = on.Room(
 
 STORED: tuple[Any, ...] = (
     DECISION,
+    WEIGHED,
     SITE,
     records.Head(
         champion=OLD,

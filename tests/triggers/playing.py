@@ -19,10 +19,10 @@ from adapters.faults import SKEW, faulty, faulty_ports
 from adapters.faults import Faults as Weather
 from drift.windows import Window, too_late
 from tests.triggers.world import HALF, LOOP, Neighbour, World, a_fleet, a_reference, put_candidate
-from triggers import approval, codec, events, lifecycle, loop, rollout, sites, windows
+from triggers import approval, codec, events, lifecycle, loop, policy, rebuild, rollout, sites, windows
 from triggers import config as cfg
 from triggers.errors import DriftloopError, Retry
-from triggers.ports import Delete, Put
+from triggers.ports import Delete, Put, Record
 from triggers.records import BatchRecord, Head, SiteState, site_partition, verify
 from triggers.run import Phase, Run
 
@@ -439,7 +439,18 @@ class Player:
                 )
                 self.cursors[record.key, site] = until
         for record in self.world.store.scan(self.name, "decision/"):
+            if record.key not in self.kept:
+                need(8, not (wrong := self._unlike(record)), f"{record.key}: {wrong}")
             need(8, self.kept.setdefault(record.key, record.value) == record.value, f"{record.key} has changed")
+
+    def _unlike(self, record: Record) -> str:
+        """How a decision differs from what it was made of, as it is stored."""
+        found = self.world.store.get(self.name, record.key.replace("decision/", "weighed/"))
+        if found is None:
+            return "what it was made of is not kept"
+        made_of = codec.decode(found.value, policy.Weighed)
+        configs = {of: self.world.blobs.get(rebuild.remembered(of)) for of in (made_of.loop, made_of.fleet)}
+        return rebuild.unlike(codec.decode(record.value, policy.Decision), made_of, configs)
 
     def _too_late(self, site: str) -> set[str]:
         """Batches that were put aside as older than is counted, and are."""

@@ -14,8 +14,10 @@ import pytest
 from tests.triggers.crashing import FAST, STORIES, half_day
 from tests.triggers.samples import a_run, replace
 from tests.triggers.world import World, a_fleet
-from triggers import loop
+from triggers import codec, loop, policy, views
+from triggers import rebuild as kept
 from triggers.lifecycle import IllegalTransition
+from triggers.ports import Delete
 from triggers.rebuild import Rebuilt, differences, rebuild
 from triggers.records import AuditEntry
 from triggers.run import Phase
@@ -81,3 +83,60 @@ def test_a_run_of_an_older_version_whose_beginning_was_not_kept_is_said_and_not_
 def test_nothing_is_rebuilt_from_nothing() -> None:
     assert rebuild(()) == Rebuilt()
     assert msgspec.to_builtins(rebuild(()).active) == {}
+
+
+# --- decisions
+
+
+def made(world: World) -> tuple[list[tuple[policy.Decision, policy.Weighed]], dict[str, bytes]]:
+    """Decisions with what they were made of, as the API says it, two to a page."""
+    found, configs, cursor = [], dict[str, bytes](), ""
+    while True:
+        page = views.weighed(world.ports, "line", 2, cursor)
+        found += [(d.decision, d.weighed) for d in page.decisions if d.weighed]
+        configs |= {digest: text.encode() for digest, text in page.configs.items()}
+        if page.next is None:
+            return found, configs
+        cursor = page.next
+
+
+def test_a_decision_is_computed_again_from_the_store(tmp_path: Path) -> None:
+    with closing(World(tmp_path, a_loop=FAST, fleet=a_fleet("a", "b"))) as world:
+        story = STORIES["drift, retrained and verified"]
+        for now in range(story.half_days + 1):
+            half_day(world, story, now)
+            if now == 3:  # what is configured later is nothing to what was decided before
+                world.configs.one = replace(FAST, retrain=replace(FAST.retrain, confirm=2))
+        found, configs = made(world)
+        assert len(found) == len(world.decisions) == 3
+        assert {decision.action for decision, _ in found} == {"hold", "retrain"}
+        assert len(configs) == 3, "two loops and a fleet"
+        assert [kept.unlike(decision, of, configs) for decision, of in found] == [""] * len(found)
+
+        decision, of = next((d, w) for d, w in found if d.action == "retrain")
+        other = replace(decision, action="hold", reason="eve said so")
+        assert kept.unlike(other, of, configs) == "computed again it has another action, reason than is stored"
+        assert "another reason" in kept.unlike(decision, replace(of, rows=of.rows + 1), configs)
+        assert "another action" in kept.unlike(decision, replace(of, frozen="inventory"), configs)
+        there = f"the configuration {of.loop[:12]} that it was made with is"
+        assert kept.unlike(decision, of, {of.fleet: configs[of.fleet]}) == f"{there} not there"
+        assert kept.unlike(decision, of, {**configs, of.loop: configs[of.fleet]}) == f"{there} another"
+        newer = configs[of.loop][:-1] + b',"newer":1}'
+        with pytest.raises(msgspec.ValidationError):
+            kept.unlike(decision, replace(of, loop=codec.digest(newer)), {**configs, codec.digest(newer): newer})
+
+
+def test_what_a_decision_was_made_of_may_be_gone(tmp_path: Path) -> None:
+    with closing(World(tmp_path, a_loop=FAST, fleet=a_fleet("a", "b"))) as world:
+        for now in range(3):
+            half_day(world, STORIES["drift, retrained and verified"], now)
+        [first, *_] = views.weighed(world.ports, "line").decisions
+        assert first.weighed
+        world.blobs.delete(kept.remembered(first.weighed.loop))
+        key = next(r.key for r in world.store.scan("line", "weighed/"))
+        world.store.commit("line", [Delete(key)])
+        page = views.weighed(world.ports, "line")
+        assert page.decisions[0].weighed is None
+        assert "" in page.configs.values() or len(page.decisions) == 1
+        with pytest.raises(ValueError, match="does not match"):
+            views.weighed(world.ports, "line", cursor="../x")

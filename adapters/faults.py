@@ -47,6 +47,10 @@ _ONLY: Mapping[Fault, frozenset[str]] = {
 """The methods that a fault can happen to, where those are not all; a clock's `now` does nothing but jump."""
 
 
+_NO_RANDOM = Random(0)
+"""Of calls without a fault, which draw nothing."""
+
+
 class Crash(BaseException):
     """The process is gone, as by SIGKILL: only a test catches it, and goes on with new adapters on the same state."""
 
@@ -121,9 +125,11 @@ class Faults:
             number = self._made
             self._made += 1
             chance = self._by_chance(self._drawn.random())  # of every call, whatever is planned
-            fault = self._turn(port, method, self._plan.get(number) or chance, number)
+            wanted = self._plan.get(number) or chance
+            random = Random(f"{self._seed}/{number}") if wanted or self._spells else _NO_RANDOM
+            fault = self._turn(port, method, wanted, random)
             if fault == "jump":
-                self._skew = self._random(number).uniform(-1, 1) * SKEW
+                self._skew = random.uniform(-1, 1) * SKEW
             self.calls.append(Call(number, port, method, _about(args, named), fault))
         if method == "now":
             return done() + self._skew
@@ -132,13 +138,9 @@ class Faults:
         if fault == "lost" and release:
             done = _then(done, release)
         story = f"call {number}, {port}.{method}: {fault}"
-        return self._suffer(fault, self._random(number), partial(done, **named), args, story)
+        return self._suffer(fault, random, partial(done, **named), args, story)
 
-    def _random(self, number: int) -> Random:
-        """What else is by chance in this call."""
-        return Random(f"{self._seed}/{number}")
-
-    def _turn(self, port: str, method: str, fault: Fault | None, number: int) -> Fault | None:
+    def _turn(self, port: str, method: str, fault: Fault | None, random: Random) -> Fault | None:
         """The fault that this method can have; a spell that the port is in comes first."""
         if method == "now":
             return "jump" if fault == "jump" else None
@@ -150,7 +152,7 @@ class Faults:
         if fault is None or method not in _ONLY.get(fault, {method}):
             return None
         if fault in ("full", "slow"):
-            self._spells[port, fault] = self._random(number).randrange(SPELL)
+            self._spells[port, fault] = random.randrange(SPELL)
         return fault
 
     def _by_chance(self, drawn: float) -> Fault | None:

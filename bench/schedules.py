@@ -40,21 +40,21 @@ def one(seed: int, acts: int) -> tuple[int, int, str]:
 
 def stepped(seed: int) -> tuple[int, str]:
     """How many steps, and what broke."""
-    from tests.triggers.test_invariants import machine
+    from tests.triggers.test_invariants import Anybody, machine
 
-    told = io.StringIO()
+    told, before = io.StringIO(), Anybody.steps
     try:
         with redirect_stdout(told):
             return machine(EXAMPLES, STEPS, seed, shrink=False), ""
     except Exception as wrong:  # noqa: BLE001 - whatever it is, it is looked for
         notes = [told.getvalue(), *getattr(wrong, "__notes__", ())]
-        return 0, f"{type(wrong).__name__}: {wrong}\nseed {seed}: {' '.join(notes)}"
+        return Anybody.steps - before, f"{type(wrong).__name__}: {wrong}\nseed {seed}: {' '.join(notes)}"
 
 
 def steps(most: int, first: int) -> int:
     begun, done, wrong, seed = time.monotonic(), 0, 0, first
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        waiting = {pool.submit(stepped, seed + n) for n in range(2 * (os.cpu_count() or 1))}
+        waiting = {pool.submit(stepped, seed + n) for n in range(os.cpu_count() or 1)}
         seed += len(waiting)
         while waiting:
             ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -62,7 +62,7 @@ def steps(most: int, first: int) -> int:
                 done, wrong = done + made, wrong + bool(broken)
                 if broken:
                     print(f"  {broken}", flush=True)
-                if done + len(waiting) * EXAMPLES * STEPS < most and wrong < MOST:
+                if made and done + len(waiting) * EXAMPLES * STEPS < most and wrong < MOST:
                     waiting.add(pool.submit(stepped, seed))
                     seed += 1
             print(f"  {done:,} of {most:,} steps", file=sys.stderr, flush=True)

@@ -3,24 +3,25 @@
 `verify` computes the hashes anew, here, whoever stores the trail, and says the first broken link. That its end was not
 cut off shows by the head, by the anchors that the app keeps apart from it each day, and by --head, the number and hash
 that an earlier `verify` has printed. `rebuild` makes every run, the champions and the revocations anew from the trail
-alone, here, and compares them with what the app has stored. `decisions` computes each decision anew, here, from what it
-was made of: findings, history, rows, active runs, freeze, and loop.yaml and fleet.yaml as they were. Exit status 1: it
-does not hold. Times are UTC.
+alone, here, and compares them with what the app has stored. `decisions` computes each decision of a check anew, here,
+from what it was made of (findings, history, rows, active runs, freeze, loop.yaml and fleet.yaml as they were), and
+looks for it in the trail. Exit status 1: it does not hold. Times are UTC.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
 
 from cli import app
-from triggers.errors import Refused
+from triggers.errors import Refused, Retry
 from triggers.lifecycle import IllegalTransition
-from triggers.policy import RULES, Decision, Weighed
-from triggers.rebuild import differences, rebuild, unlike
+from triggers.policy import Decision
+from triggers.rebuild import differences, rebuild, unlike, untold
 from triggers.records import AuditEntry, Head, verify
 from triggers.run import Run
 
@@ -110,31 +111,37 @@ def _rebuild(args: argparse.Namespace, loop: str, here: app.App) -> int:
 
 
 def _decisions(args: argparse.Namespace, loop: str, here: app.App) -> int:
-    again, unknown, wrong = 0, 0, list[str]()
+    decisions, kept, wrong = list[Decision](), dict[str, bytes](), list[str]()
+    same, unknown = 0, Counter[str]()
+    entries, _, last = _fetch(here, loop)
     cursor: str | None = ""
     while cursor is not None:
         page = here.get(f"loops/{loop}/weighed", cursor=cursor)
-        configs = {digest: text.encode() for digest, text in page["configs"].items()}
-        for item in page["decisions"]:
-            decision = msgspec.convert(item["decision"], Decision)
-            weighed = msgspec.convert(item["weighed"], Weighed | None)
-            try:
-                if weighed is None or weighed.rules != RULES:
-                    unknown += 1
-                elif problem := unlike(decision, weighed, configs):
-                    wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: {problem}")
-                else:
-                    again += 1
-            except msgspec.ValidationError:  # a configuration of a newer version
-                unknown += 1
+        kept |= {digest: text.encode() for digest, text in page["kept"].items()}
+        decisions += [msgspec.convert(item, Decision) for item in page["decisions"]]
+        wrong += page["unreadable"]
         cursor = page["next"]
+    since = next((n for n, decision in enumerate(decisions) if decision.weighed), len(decisions))
+    for n, decision in enumerate(decisions):
+        try:
+            if n < since:
+                unknown["made by a version that did not keep what of"] += 1
+            elif problem := unlike(decision, kept):
+                wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: {problem}")
+            else:
+                same += 1
+        except Retry as other:
+            unknown[str(other)] += 1
+    if problem := verify(entries, (last["head"], last["head_hash"])):
+        wrong.append(f"the audit trail does not hold: {problem}")
+    if entries:  # what was decided since they were fetched they cannot have
+        wrong += untold([decision for decision in decisions if decision.at <= entries[-1].at], entries)
     if args.json:
-        print(json.dumps({"loop": loop, "same": again, "unknown": unknown, "wrong": wrong}))
+        print(json.dumps({"loop": loop, "same": same, "unknown": dict(unknown), "wrong": wrong}))
     else:
-        print(f"{loop}: {again:,} decisions computed again from what they were made of: the same")
-        if unknown:
-            print(f"{unknown:,} were made by a version that kept less, or had other rules: not compared")
-        print("\n".join(wrong), end="\n" if wrong else "")
+        print(f"{loop}: of {len(decisions):,} decisions, {same:,} come again of what they were made of")
+        print("".join(f"{count:,} not compared: {why}\n" for why, count in unknown.items()), end="")
+        print("\n".join(wrong) or "the trail says the same")
     return 1 if wrong else 0
 
 

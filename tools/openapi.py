@@ -37,7 +37,7 @@ TYPES: tuple[Any, ...] = (
     story.Story,
     views.Audit,
     views.Stored,
-    views.WeighedDecisions,
+    views.Weighed,
     views.Decisions,
     views.Quarantine,
     operator.Checked,
@@ -275,9 +275,7 @@ def paths() -> dict[str, Any]:
             "A page of the audit trail", "Audit", _LOOP, _number("after", 0, 0, 10**12 - 1)
         ),
         "/api/loops/{loop}/stored": _view("What the audit trail has to give again", "Stored", _LOOP),
-        "/api/loops/{loop}/weighed": _view(
-            "Decisions, with all that each was made of", "WeighedDecisions", _LOOP, *_paged(100)
-        ),
+        "/api/loops/{loop}/weighed": _view("Decisions, with all that each was made of", "Weighed", _LOOP, *_paged(100)),
         "/api/loops/{loop}/retrain": _change("Begin a run now", "run", _LOOP),
         "/api/loops/{loop}/check": _checked(),
         "/api/loops/{loop}/revoke": _change("Let no site be asked to serve a candidate any more", "revoked", _LOOP),

@@ -130,20 +130,21 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     labels = _labels(unit)
     may_begin = findings and not unit.head.active and not policy.cooling(unit.head.history, now, loop)
     weighed = policy.Weighed(
-        loop=rebuild.remember(ports.blobs, loop),
-        fleet=rebuild.remember(ports.blobs, fleet),
+        loop=rebuild.keep(ports.blobs, loop),
+        fleet=rebuild.keep(ports.blobs, fleet),
         history=unit.head.history,
         active=tuple(sorted(unit.head.active.values())),
         rows=_labelled_rows(ports, loop, fleet, now) if may_begin else 0,
         frozen=sites.frozen(ports, loop_name),
         fresh=bool(told) or any(report.windows for report in reports.values()),
         unlabelled=_unlabelled(loop, labels),
+        rules=policy.RULES,
     )
     decision, history = policy.weigh(findings, now, weighed, loop, fleet)
+    decision = replace(decision, weighed=rebuild.keep(ports.blobs, weighed))
     for key, _ in list(unit.scan("signal/")):
         unit.delete(key)
     unit.put(f"decision/{stamp}", decision)
-    unit.put(f"weighed/{stamp}", weighed)
     unit.set_head(history=history)
     for candidate, report in reports.items():
         ports.blobs.put(f"reports/{loop_name}/{stamp}-{candidate[:12]}.json", msgspec.json.encode(report.to_dict()))

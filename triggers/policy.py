@@ -44,7 +44,8 @@ class Maintenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold or retrain. `scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` None means the whole fleet."""
+    """Hold or retrain. `scope` is "fleet", "cohort:<name>" or "site:<name>"; `sites` None means the whole fleet.
+    `weighed`: the digest of what a check made it of."""
 
     loop: str
     at: datetime
@@ -55,10 +56,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     findings: tuple[Finding, ...] = ()
     maintenance: tuple[Maintenance, ...] = ()
+    weighed: str = ""
 
 
 RULES = 1
-"""Raised with each change of what `decide` makes of the same arguments."""
+"""Raised with each change of what `decide` makes of the same arguments, be it a word of its reason."""
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     frozen: str = ""
     fresh: bool = True
     unlabelled: str = ""
-    rules: int = RULES
+    rules: int
 
 
 def weigh(

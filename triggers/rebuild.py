@@ -12,15 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
 from triggers import codec, lifecycle, policy
 from triggers import events as on
 from triggers.config import Fleet, Loop
+from triggers.errors import Refused, Retry
 from triggers.ports import Blobs
 from triggers.records import AuditEntry, Head
 from triggers.run import Phase, Run
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -97,30 +101,60 @@ def differences(found: Rebuilt, head: Head, runs: Mapping[str, Run], revoked: It
 # --- decisions
 
 
-def remember(blobs: Blobs, config: Loop | Fleet) -> str:
-    """Keep a configuration under the digest of its bytes; returns the digest."""
-    data = msgspec.json.encode(config, order="deterministic")
+def keep(blobs: Blobs, made_of: policy.Weighed | Loop | Fleet) -> str:
+    """Keep what a decision was made of under the digest of its bytes; returns the digest."""
+    data = codec.encode(made_of)
     digest = codec.digest(data)
-    if not blobs.exists(name := remembered(digest)):
+    if not blobs.exists(name := kept_as(digest)):
         blobs.put(name, data)
     return digest
 
 
-def remembered(digest: str) -> str:
+def kept_as(digest: str) -> str:
     """The blob's name."""
-    return f"configs/{digest}.json"
+    return f"weighed/{digest}.json"
 
 
-def unlike(decision: policy.Decision, weighed: policy.Weighed, configs: Mapping[str, bytes]) -> str:
-    """What is wrong with a decision, by what it was made of; empty where it comes to the same. `configs`: bytes by
-    the digest that they were kept under. Raises msgspec.ValidationError for one that a newer version kept."""
-    for digest in (weighed.loop, weighed.fleet):
-        if codec.digest(data := configs.get(digest, b"")) != digest:
-            return f"the configuration {digest[:12]} that it was made with is {'another' if data else 'not there'}"
-    loop = msgspec.json.decode(configs[weighed.loop], type=Loop)
-    fleet = msgspec.json.decode(configs[weighed.fleet], type=Fleet)
+def read(kept: Mapping[str, bytes], digest: str, as_type: type[T]) -> T:
+    """What was kept. Raises Refused where it is not there, or is something else; Retry where a newer version kept
+    it."""
+    if codec.digest(data := kept.get(digest, b"")) != digest:
+        found = "another" if data else "not there"
+        raise Refused(f"the {as_type.__name__} {digest[:12]} that it was made of is {found}")
+    return codec.decode(data, as_type)
+
+
+def unlike(decision: policy.Decision, kept: Mapping[str, bytes]) -> str:
+    """What is wrong with a decision, by what it was made of; empty where it comes to the same. `kept`: bytes by the
+    digests of `keep`. Raises Retry where this version cannot know: other rules, or something newer."""
+    if not decision.weighed:
+        return "what it was made of is not named: an older version made it, or somebody took it out"
+    try:
+        weighed = read(kept, decision.weighed, policy.Weighed)
+        if weighed.rules < 1:
+            return f"made by rules {weighed.rules}: there are none"
+        if weighed.rules != policy.RULES:
+            raise Retry(f"made by rules {weighed.rules}; this version has {policy.RULES}")
+        loop, fleet = read(kept, weighed.loop, Loop), read(kept, weighed.fleet, Fleet)
+    except Refused as problem:
+        return str(problem)
     again, _ = policy.weigh(decision.findings, decision.at, weighed, loop, fleet)
+    again = msgspec.structs.replace(again, weighed=decision.weighed)
     if codec.encode(again) == codec.encode(decision):
         return ""
     fields = [f for f in policy.Decision.__struct_fields__ if getattr(again, f) != getattr(decision, f)]
     return f"computed again it has another {', '.join(fields)} than is stored"
+
+
+def untold(decisions: Iterable[policy.Decision], entries: Iterable[AuditEntry]) -> list[str]:
+    """Where a loop's decisions, all of them, and its trail do not say the same: a decision that found anything is in
+    the trail, and what the trail says was held was decided."""
+    told = {(e.at, e.text): e.kind for e in entries if e.kind in ("held", "run-began")}
+    wrong = []
+    for decision in decisions:
+        found = told.pop((decision.at, decision.reason), "")
+        due = "run-began" if decision.action == "retrain" else "held" if decision.findings else ""
+        if found != due:
+            wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: the trail has {found or 'nothing'}, not {due or 'nothing'}")
+    held = [at for (at, _), kind in told.items() if kind == "held"]
+    return wrong + [f"{at:%Y-%m-%d %H:%M:%S}: held, says the trail, and there is no such decision" for at in held]

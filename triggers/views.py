@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from triggers import approval, candidates, codec, lifecycle, loop, quota, rebuild, rollout, sites
+from triggers import approval, candidates, codec, lifecycle, loop, policy, quota, rebuild, rollout, sites
 from triggers import events as on
 from triggers import quarantine as kept
 from triggers.config import Approval, Fleet, Loop, Site, duration
 from triggers.errors import Misconfigured, NotFound, Refused, Retry
-from triggers.policy import Decision, Finding, Weighed
+from triggers.policy import Decision, Finding
 from triggers.ports import Ports
 from triggers.records import AuditEntry, Freeze, LoopUnit, Quarantined, RolloutRow, SiteState, loop_of, site_partition
 from triggers.run import Phase, Run
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 METRICS = ("psi", "js", "ks", "wasserstein", "chi2", "hellinger", "tv")
 RECENT = timedelta(days=7)
+_PAGE_BYTES = 4 << 20
 _STAMP = "%Y-%m-%dT%H%M%S"
 
 
@@ -288,20 +289,14 @@ class Stored(View, frozen=True, kw_only=True):
     revoked: list[str]
 
 
-class WeighedDecision(View, frozen=True, kw_only=True):
-    """A decision, and what it was made of; nothing, where an earlier version made it."""
-
-    decision: Decision
-    weighed: Weighed | None
-
-
-class WeighedDecisions(View, frozen=True, kw_only=True):
-    """Oldest first, a page of them, whole as they are stored. `configs`: the loop.yaml and fleet.yaml of then, as JSON
-    text, by the digest of its bytes."""
+class Weighed(View, frozen=True, kw_only=True):
+    """Decisions of checks, oldest first, a page of them. `kept`: what they were made of, their loop.yaml and fleet.yaml
+    with it, as it was kept: JSON text by the digest of its bytes. `unreadable`: those that cannot be read."""
 
     loop: str
-    decisions: list[WeighedDecision]
-    configs: dict[str, str]
+    decisions: list[Decision]
+    kept: dict[str, str]
+    unreadable: list[str]
     next: str | None
 
 
@@ -609,28 +604,44 @@ def decisions(ports: Ports, name: str, limit: int = 30, cursor: str = "") -> Dec
     return Decisions(now=ports.clock.now(), decisions=found[:limit], next=more)
 
 
-def weighed(ports: Ports, name: str, limit: int = 100, cursor: str = "") -> WeighedDecisions:
-    """Decisions after the cursor, with what they were made of. Raises NotFound; ValueError where it is no cursor."""
+def weighed(ports: Ports, name: str, limit: int = 100, cursor: str = "") -> Weighed:
+    """Decisions after the cursor, with what they were made of; fewer than `limit` where that is much. Raises NotFound;
+    ValueError where it is no cursor."""
     ports.configs.loop(name)
     after = f"decision/{_stamped(cursor):{_STAMP}}" if cursor else ""
-    records = list(ports.store.scan(name, "decision/", after, limit))
-    found, configs = [], dict[str, str]()
-    for record in records:
-        beside = ports.store.get(name, record.key.replace("decision/", "weighed/", 1))
-        made_of = codec.decode(beside.value, Weighed) if beside else None
-        found.append(WeighedDecision(decision=codec.decode(record.value, Decision), weighed=made_of))
-        for digest in (made_of.loop, made_of.fleet) if made_of else ():
-            if digest not in configs:
-                configs[digest] = _config(ports, digest)
-    more = records[-1].key.removeprefix("decision/") if len(records) == limit else None
-    return WeighedDecisions(loop=name, decisions=found, configs=configs, next=more)
+    found, kept, unreadable, size = list[Decision](), dict[str, str](), list[str](), 0
+    for record in ports.store.scan(name, "decision/", after, limit + 1):
+        if len(found) + len(unreadable) == limit or size > _PAGE_BYTES:
+            break
+        cursor = record.key.removeprefix("decision/")
+        try:
+            found.append(codec.decode(record.value, Decision))
+        except Refused as problem:
+            unreadable.append(f"{cursor}: {problem}")
+            continue
+        more = _made_of(ports, found[-1].weighed, kept)
+        size += len(record.value) + sum(map(len, more.values()))
+        kept |= more
+    else:
+        cursor = ""
+    return Weighed(loop=name, decisions=found, kept=kept, unreadable=unreadable, next=cursor or None)
 
 
-def _config(ports: Ports, digest: str) -> str:
+def _made_of(ports: Ports, digest: str, known: Mapping[str, str]) -> dict[str, str]:
+    """What a decision was made of that is not known yet; what is not there is left out."""
+    found = {digest: _kept(ports, digest)} if digest and digest not in known else {}
+    try:
+        made_of = codec.decode(found[digest].encode(), policy.Weighed)
+    except (KeyError, Refused, Retry):
+        return found
+    return found | {of: _kept(ports, of) for of in (made_of.loop, made_of.fleet) if of not in known}
+
+
+def _kept(ports: Ports, digest: str) -> str:
     """Empty where it is not there."""
     try:
-        return ports.blobs.get(rebuild.remembered(digest)).decode()
-    except (NotFound, UnicodeDecodeError):
+        return ports.blobs.get(rebuild.kept_as(digest)).decode()
+    except (NotFound, Refused, UnicodeDecodeError):
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,10 @@ class FileUploads:
         self._folder = Path(folder).resolve()
 
     def name(self, url: str) -> str:
-        path = (self._folder / url.replace("\0", "")).resolve()
+        try:
+            path = (self._folder / url.replace("\0", "")).resolve()
+        except UnicodeEncodeError as error:
+            raise Refused(f"not the name of an uploaded file: {ascii(url)[:200]}") from error
         if not path.is_relative_to(self._folder) or path.relative_to(self._folder).as_posix() != url:
             raise Refused(f"not the name of an uploaded file: {url[:200]}")
         return url
@@ -26,12 +30,13 @@ class FileUploads:
     @contextmanager
     def open(self, name: str) -> Iterator[UploadedFile]:
         try:
-            with (self._folder / self.name(name)).open("rb") as file:
-                about = (self._folder / name).stat()
-                yield UploadedFile(name, f"{about.st_mtime_ns}-{about.st_size}", file)
+            file = (self._folder / self.name(name)).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFound(f"no uploaded file {name!r}") from error
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             raise NotFound(f"no uploaded file {name[:200]!r}: its name is longer than any") from error
+        with file:
+            about = os.fstat(file.fileno())
+            yield UploadedFile(name, f"{about.st_mtime_ns}-{about.st_size}", file)

@@ -115,6 +115,7 @@ def end_of(world: World) -> dict[str, Any]:
         "windows": [world.counted(name) for name in names],
         "applied": [world.plants[name].applied for name in names],
         "jobs": (sorted(world.jobs.jobs), world.jobs.cancelled),
+        "cards": sorted(key for key in world.board.cards if not key.startswith("digest/")),
         "told": sorted(world.board.told),  # in how many cards is as the hours had it
         "waiting": (world.waiting(), [world.waiting_labels(name) for name in names]),
         "quarantine": (world.quarantine, world.quarantined()),
@@ -146,7 +147,7 @@ def in_memory(world: World) -> dict[str, Any]:
     return {
         "plants": world.plants.all,
         "jobs": vars(world.jobs),
-        "read": world.board.told,
+        "cards": (world.board.cards, world.board.told),
         "quarantine": world.quarantine,
         "shift": world.shift,
         "told": world._told,
@@ -199,7 +200,8 @@ class Played:
         world.plants.all.clear()
         world.plants.all.update(memory["plants"])
         vars(world.jobs).update(memory["jobs"])
-        world.board.told.update(memory["read"])
+        world.board.cards.update(memory["cards"][0])
+        world.board.told.update(memory["cards"][1])
         world.quarantine[:] = memory["quarantine"]
         world.shift = memory["shift"]
         world._told.update(memory["told"])

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run, an_event, evidence, replace
+from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_loop, a_run, an_event, evidence, replace
 from triggers import approval, codec, policy, ports, records, rollout, sites, sources
 from triggers import effects as do
 from triggers import events as on
-from triggers.config import Rollout
+from triggers.config import Fleet, Retrain, Rollout, Site
 from triggers.loop import Detector
 from triggers.notices import Notices
 from triggers.run import Pause, Phase
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
+RULED = FOLDER.parent / f"rules-{policy.RULES}.json"
+"""Decisions by these rules, with what they were made of."""
 RUN = "line.2026-03-10.1"
 
 
@@ -69,6 +71,7 @@ WEIGHED = policy.Weighed(
     frozen="inventory",
     fresh=True,
     unlabelled="version 2 of labels has not come",
+    rules=1,
 )
 HEALTH = rollout.Health(candidate=NEW, since=NOW - HOUR, last=NOW, requests=100, errors=1, slow=20, p95_ms=12.5)
 SITE = records.SiteState(
@@ -247,6 +250,55 @@ def _all() -> dict[str, Golden]:
     return made
 
 
+def ruled() -> dict[str, list[str]]:
+    """A decision for each thing that `decide` can say, as it is stored."""
+    fleet = Fleet(
+        sites=(
+            Site(name="a", cohort="press"),
+            Site(name="b", cohort="press"),
+            Site(name="c", cohort="oven", data="stays"),
+        )
+    )
+    often = Retrain(confirm=1, minimum_rows=100, cooldown="7d", budget="2 per 30 days")
+    fleetwide = replace(FINDING, scope="fleet", sites=("a", "b", "c"), reason="x moved at 3 sites")
+    sensor = replace(FINDING, kind="quality", statistical=False, scope="site", sites=("b",), reason="x is missing at b")
+    begun = policy.History(starts=(NOW - 20 * DAY, NOW - 10 * DAY))
+    found: list[tuple[list[policy.Finding], dict[str, Any], dict[str, Any]]] = [
+        ([], {}, {}),
+        ([], {"fresh": False}, {}),
+        ([fleetwide], {"rows": 5000}, {}),
+        ([FINDING], {"rows": 5000}, {}),
+        ([FINDING, sensor], {"rows": 5000}, {}),
+        ([sensor], {}, {}),
+        ([replace(fleetwide, covered=False)], {"rows": 5000}, {}),
+        ([fleetwide], {"rows": 5000}, {"retrain": replace(often, confirm=2)}),
+        (
+            [fleetwide],
+            {"rows": 5000, "history": policy.History(streak={"fleet": 1})},
+            {"retrain": replace(often, confirm=2)},
+        ),
+        ([fleetwide], {"rows": 5000, "frozen": "inventory"}, {}),
+        ([fleetwide], {"rows": 5000, "active": (RUN,)}, {}),
+        ([fleetwide], {"rows": 5000}, {"retrain": replace(often, enabled=False)}),
+        ([fleetwide], {"rows": 5000, "history": policy.History(ended=NOW - DAY)}, {}),
+        ([fleetwide], {"rows": 5000, "history": begun}, {}),
+        ([fleetwide], {"rows": 20}, {}),
+        ([fleetwide], {"rows": 5000, "unlabelled": "version 2 of labels has not come"}, {}),
+    ]
+    decisions, kept = list[str](), dict[str, str]()
+    for findings, changes, configured in found:
+        configs = [codec.encode(of).decode() for of in (a_loop(**{"retrain": often, **configured}), fleet)]
+        loop, its_fleet = (codec.digest(text.encode()) for text in configs)
+        of = policy.Weighed(
+            **{"loop": loop, "fleet": its_fleet, "history": policy.History(), "rules": policy.RULES, **changes}
+        )
+        decision, _ = policy.weigh(findings, NOW, of, a_loop(**{"retrain": often, **configured}), fleet)
+        texts = [*configs, codec.encode(of).decode()]
+        kept |= {codec.digest(text.encode()): text for text in texts}
+        decisions.append(codec.encode(replace(decision, weighed=codec.digest(texts[-1].encode()))).decode())
+    return {"decisions": decisions, "kept": list(kept.values())}
+
+
 GOLDENS: Mapping[str, Golden] = _all()
 
 
@@ -271,3 +323,6 @@ if __name__ == "__main__":
         if not path.exists():
             path.write_bytes(written(golden))
             print(f"wrote {path}")
+    if not RULED.exists():
+        RULED.write_bytes(msgspec.json.format(msgspec.json.encode(ruled())))
+        print(f"wrote {RULED}")

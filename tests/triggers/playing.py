@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,9 @@ from drift.windows import Window, too_late
 from tests.triggers.world import HALF, LOOP, Neighbour, World, a_fleet, a_reference, put_candidate
 from triggers import approval, codec, events, lifecycle, loop, policy, rebuild, rollout, sites, windows
 from triggers import config as cfg
-from triggers.errors import DriftloopError, Retry
+from triggers.errors import DriftloopError, NotFound, Refused, Retry
 from triggers.ports import Delete, Put, Record
-from triggers.records import BatchRecord, Head, SiteState, site_partition, verify
+from triggers.records import BatchRecord, Head, Quarantined, SiteState, site_partition, verify
 from triggers.run import Phase, Run
 
 replace = msgspec.structs.replace
@@ -444,23 +445,31 @@ class Player:
             need(8, self.kept.setdefault(record.key, record.value) == record.value, f"{record.key} has changed")
 
     def _unlike(self, record: Record) -> str:
-        """How a decision differs from what it was made of, as it is stored."""
-        found = self.world.store.get(self.name, record.key.replace("decision/", "weighed/"))
-        if found is None:
-            return "what it was made of is not kept"
-        made_of = codec.decode(found.value, policy.Weighed)
-        configs = {of: self.world.blobs.get(rebuild.remembered(of)) for of in (made_of.loop, made_of.fleet)}
-        return rebuild.unlike(codec.decode(record.value, policy.Decision), made_of, configs)
+        """How a decision differs from what it was made of, as it is kept."""
+        decision = codec.decode(record.value, policy.Decision)
+        kept = {decision.weighed: self._kept(decision.weighed)}
+        with suppress(Refused):
+            made_of = rebuild.read(kept, decision.weighed, policy.Weighed)
+            kept |= {digest: self._kept(digest) for digest in (made_of.loop, made_of.fleet)}
+        return rebuild.unlike(decision, kept)
+
+    def _kept(self, digest: str) -> bytes:
+        try:
+            return self.world.blobs.get(rebuild.kept_as(digest))
+        except NotFound:
+            return b""
 
     def _too_late(self, site: str) -> set[str]:
-        """Batches that were put aside as older than is counted, and are."""
-        now, length = (self.world.clock.now() + SKEW).timestamp(), cfg.duration(PLAYED.telemetry.window)
-        lateness = cfg.duration(PLAYED.telemetry.lateness)
-        told = {id_ for id_, reason in self.world.quarantined().items() if "later than" in reason}
+        """Batches that were put aside as older than is counted, and were."""
+        length, late = (
+            int(cfg.duration(d).total_seconds()) for d in (PLAYED.telemetry.window, PLAYED.telemetry.lateness)
+        )
+        found = [codec.decode(r.value, Quarantined) for r in self.world.store.scan(self.name, "quarantine/")]
         return {
-            id_
-            for id_ in told & {i for s, i in self.sent if s == site}
-            if too_late(self.starts[site, id_], int(now), int(lateness.total_seconds()), int(length.total_seconds()))
+            q.batch
+            for q in found
+            if q.site == site and (site, q.batch) in self.starts and "later than" in q.reason
+            if too_late(self.starts[site, q.batch], int((q.at + 2 * SKEW).timestamp()), late, length)
         }
 
     def _approvals(self) -> None:

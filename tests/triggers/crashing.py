@@ -165,11 +165,17 @@ class Kept:
 
 
 class Played:
-    """A story without faults, and what becomes of it with some."""
+    """A story without faults, and what becomes of it with some.
+
+    Where all is as without faults again, at the end of a half day, what comes is as without them, too: a later fault is
+    then that fault alone, at a call of another number.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.story, self.folder = STORIES[name], folder
         self.kept: list[Kept] = []
+        self.healed: dict[tuple[int, str], tuple[int, int]] = {}  # a first fault: by which call, and how many it cost
+        self.alone: dict[tuple[int, str], list[str]] = {}
         self.went_on = 0  # stories that were not at once as without faults
         faults = Faults()
         world = World(folder / "first", a_loop=FAST, fleet=a_fleet("a", "b"), faults=faults)
@@ -208,21 +214,36 @@ class Played:
         return world
 
     def different(self, at: Sequence[int], how: str = "before") -> list[str]:
-        """In what the end differs from that without faults; the calls `at`, from 1, fail in that way."""
-        now = max(n for n, kept in enumerate(self.kept) if kept.calls < at[0])
+        """In what the end differs from that without faults; the calls `at`, at most two, from 1, fail in that way."""
+        first, later = at[0], at[1:]
+        if later and later[0] > self.healed.get((first, how), (later[0], 0))[0]:
+            return self._alone(later[0] - self.healed[first, how][1], how)
+        now = max(n for n, kept in enumerate(self.kept) if kept.calls < first)
         world = self._restored(now, Faults(at, how))
         try:
             while now <= self.story.half_days:
                 half_day(world, self.story, now)
                 now += 1
-                over = world.faults.calls >= max(at)
-                if over and _comparable(stored(world)) == self.kept[now].stored and not _untrue(world):
-                    return []
+                calls = world.faults.calls
+                if calls < first or _comparable(stored(world)) != self.kept[now].stored or _untrue(world):
+                    continue
+                if later and calls < later[0]:
+                    self.healed[first, how] = calls, calls - self.kept[now].calls
+                    return self._alone(later[0] - self.healed[first, how][1], how)
+                return []
             self.went_on += 1
             found = end_of(world)
             return [part for part, value in self.end.items() if found[part] != value]
         finally:
             world.close()
+
+    def _alone(self, at: int, how: str) -> list[str]:
+        """One fault; after the last call there is none."""
+        if at > self.calls:
+            return []
+        if (at, how) not in self.alone:
+            self.alone[at, how] = self.different([at], how)
+        return self.alone[at, how]
 
 
 def _comparable(found: dict[str, Any]) -> dict[str, Any]:

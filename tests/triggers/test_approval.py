@@ -100,6 +100,9 @@ GROUP = "group 1d"
         ({"approvers": ("Ann",), "accounts": {"ann": ("Ann@X.org",)}}, {"by": "ann@x.org"}, ""),
         ({"approvers": ("7F",)}, {"by": "ann@x.org", "id": "7f"}, ""),
         ({"approvers": ("a2",), "accounts": {"ann": ("a2",)}}, {"by": "ann"}, "ann is not on the list of approvers"),
+        ({"approvers": ("ann",), "accounts": {"ann": ("a2",)}}, {"by": "eve"}, "eve is not on the list of approvers"),
+        ({"approvers": ("",), "accounts": {"ann": ("",)}}, {"by": "eve"}, "eve is not on the list of approvers"),
+        ({"approvers": ("ann",)}, {"by": "eve", "partial": True}, "eve is not on the list of approvers"),
     ],
 )
 def test_who_may_answer_is_on_the_list_by_name_id_account_or_group(
@@ -134,9 +137,40 @@ def test_two_people_have_to_approve_and_are_counted_by_person() -> None:
     assert refusal(once, again, rules, NOW) == "ann-admin has approved already, as ann"
     apart = replace(rules, accounts={})
     assert refusal(once, again, apart, NOW) == "", "without its defence, the accounts, one person counts twice"
+    renamed = replace(rules, approvers=("ann", "bob", "Ann B."))
+    known = answered(a_request(), an_answer(id="7f"), renamed, NOW)
+    assert refusal(known, an_answer(by="Ann B.", id="7f"), renamed, NOW) == "Ann B. has approved already, as ann"
+    assert refusal(known, an_answer(by="ann"), renamed, NOW) == "ann has approved already"
     twice = answered(once, an_answer(by="bob"), rules, NOW + DAY)
     assert (twice.state, twice.by, twice.answered) == ("approved", "ann and bob", NOW + DAY)
     assert answered(once, an_answer(by="bob", answer="reject"), rules, NOW).state == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("answer", "again", "before"),
+    [
+        ({}, {}, True),
+        ({}, {"by": "bob"}, False),
+        ({}, {"answer": "reject"}, False),
+        ({}, {"plan": "p2"}, False),
+        ({"answer": "reject"}, {"answer": "reject"}, True),
+        ({"answer": "reject"}, {"answer": "reject", "by": "bob"}, False),
+        ({"answer": "reject"}, {"answer": "changes"}, False),
+        ({"answer": "reject"}, {}, False),
+        ({"answer": "reject"}, {"answer": "reject", "evidence": "e2"}, False),
+    ],
+)
+def test_an_answer_that_comes_twice_is_the_same_persons_same_answer(
+    answer: dict[str, Any], again: dict[str, Any], before: bool
+) -> None:
+    assert said_before(answered(a_request(), an_answer(**answer), RULES, NOW), an_answer(**again)) is before
+
+
+def test_each_of_those_who_approved_may_say_so_again() -> None:
+    rules = replace(RULES, needed=2)
+    both = answered(answered(a_request(), an_answer(), rules, NOW), an_answer(by="bob"), rules, NOW)
+    assert both.by == "ann and bob"
+    assert [said_before(both, an_answer(by=who)) for who in ("ann", "bob", "cem")] == [True, True, False]
 
 
 @pytest.mark.attack
@@ -156,6 +190,11 @@ def test_others_may_answer_from_the_escalation_on() -> None:
         assert "not on the list" in refusal(request, answer, rules, NOW + DAY - timedelta(seconds=1))
         assert refusal(request, answer, rules, NOW + DAY) == ""
     assert "not on the list" in refusal(a_request(), an_answer(by="zoe"), rules, NOW + 2 * DAY)
+    assert refusal(request, an_answer(by="ann"), replace(rules, groups=("1d",)), NOW + DAY) == "", (
+        "who could, still can"
+    )
+    mine = an_answer(by="xia", groups=frozenset({"1d"}))
+    assert refusal(request, mine, replace(rules, groups=("1d",)), NOW + DAY) == ""
 
 
 @pytest.mark.parametrize(("frozen", "rejects"), [("reject", ""), ("nothing", "line frozen")])
@@ -188,6 +227,7 @@ CHAMPION = {"schema": {"version": "1"}, "task": "binary", "lineage": ALIKE}
             "the lower end of the gain, nan, does not exceed 0.02",
         ),
         (Automatic(minimum_gain=0.02), "passed", 0.03, {"schema": {"version": "2"}}, "schema is not the champion's"),
+        (RULE, "passed", 0.03, {"task": "regression"}, "task is not the champion's"),
         (Automatic(minimum_gain=0.02), "passed", 0.03, {"lineage": {}}, "code is not the champion's"),
         *(
             (RULE, "passed", 0.03, {"lineage": {**ALIKE, name: now}}, f"{name} is not the champion's")

@@ -15,7 +15,7 @@ from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Approval, Gates, Rollout, Training, duration
-from triggers.lifecycle import RULES, IllegalTransition, Step, advance, begin, enter
+from triggers.lifecycle import _ESCALATE, RULES, IllegalTransition, Step, advance, begin, enter, wave_deadline
 from triggers.policy import Decision
 from triggers.run import FINAL, Limits, Pause, Phase, Run, WaveTimes
 
@@ -503,3 +503,136 @@ def test_the_way_back_ends_even_where_a_site_never_says_that_it_is_back() -> Non
     why = "x moved; not every site has said in time that it is back"
     assert (step.run.phase, step.run.because) == (Phase.ROLLED_BACK, why)
     assert step.effects == (told(Phase.ROLLED_BACK, why),)
+
+
+# --- what is handed on
+
+
+def test_what_was_asked_for_is_in_the_run_and_in_its_training() -> None:
+    limits = Limits(training=Training(authors=("cem",)))
+    more: dict[str, Any] = {"data": "labels:2", "model": "models:7", "trained": ("2026-01-01", "2026-02-01")}
+    step = begin(a_decision(), RUN, OLD, limits, requested_by=("eve",), authors=("ben",), **more)
+    assert (step.run.requested_by, step.run.model) == (("eve",), "models:7")
+    train = step.effects[0]
+    assert isinstance(train, do.Train)
+    assert {name: getattr(train, name) for name in more} == more
+    assert train.authors == ("cem", "ben")
+
+
+def test_what_is_handed_in_is_nobody_s_training_and_somebody_s_wish() -> None:
+    step = enter(a_decision(), RUN, OLD, NEW, Limits(), requested_by=("eve",))
+    assert (step.run.requested_by, step.run.rows, step.run.seen) == (("eve",), 0, frozenset())
+
+
+def test_a_run_of_an_older_version_without_its_times_is_evaluated_on_what_comes_after() -> None:
+    step = advance(a_run(data_end=None, holdout_end=None), an_event(on.Trained, at=NOW + HOUR))
+    (evaluate, _) = step.effects
+    assert isinstance(evaluate, do.Evaluate)
+    assert (evaluate.start, evaluate.end) == (NOW + HOUR, NOW + HOUR)
+
+
+THREE = (on.Wave("lab", 1), on.Wave("plant", 2), on.Wave("plant", 2))
+
+
+def in_the_second_of_three(**changes: Any) -> Run:
+    times = (WaveTimes(started=NOW - DAY, verified=NOW - HOUR, sites=1), WaveTimes(started=NOW - HOUR, sites=2))
+    return a_run(Phase.ROLLING_OUT, waves=THREE, wave=1, times=times, **changes)
+
+
+def test_each_wave_keeps_its_own_times() -> None:
+    run = in_the_second_of_three()
+    step = advance(run, an_event(on.WaveReported, wave=1, verified=2))
+    judged = WaveTimes(started=NOW - HOUR, verified=NOW, sites=2)
+    assert step.run.times == (run.times[0], judged, WaveTimes(started=NOW, sites=2))
+
+
+@pytest.mark.parametrize(
+    ("through", "phase", "wave"),
+    [
+        (None, Phase.ROLLING_OUT, 2),
+        (1, Phase.ROLLING_OUT, 2),
+        (2, Phase.AWAITING_APPROVAL, 1),
+        (3, Phase.ROLLING_OUT, 2),
+    ],
+)
+def test_what_was_approved_by_rule_goes_so_far_and_a_person_is_asked(through: Any, phase: Phase, wave: int) -> None:
+    step = advance(in_the_second_of_three(through=through), an_event(on.WaveReported, wave=1, verified=2))
+    assert (step.run.phase, step.run.wave) == (phase, wave)
+    asked = [e for e in step.effects if isinstance(e, do.AskApproval)]
+    assert len(asked) == (phase is Phase.AWAITING_APPROVAL)
+    assert [step.run.expires] == ([e.expires for e in asked] or [None])
+
+
+def test_a_rollout_by_rule_ends_where_its_rule_ends() -> None:
+    step = advance(in_the_last_wave(through=2), an_event(on.WaveReported, wave=1, verified=2))
+    assert step.run.phase is Phase.VERIFIED
+
+
+# --- pausing, twice and again
+
+
+def test_who_pauses_second_changes_nothing() -> None:
+    first = advance(a_run(Phase.ROLLING_OUT), an_event(on.Paused)).run
+    assert first.because == "paused by ann: inventory"
+    second = advance(first, an_event(on.Paused, "e2", by="bob", reason="too"))
+    assert second == Step(replace(first, seen=first.seen | {"e2"}))
+
+
+def test_each_time_that_a_wave_is_resumed_it_has_time_anew() -> None:
+    run = a_run(Phase.ROLLING_OUT)
+    assert advance(run, an_event(on.Resumed)) == Step(replace(run, seen=frozenset({"e"}))), "it is not paused"
+    for times in (1, 2):
+        run = advance(run, an_event(on.Paused, f"p{times}")).run
+        run = advance(run, an_event(on.Resumed, f"r{times}")).run
+        assert (run.resumed, run.because) == (times, "resumed by ann: inventory is over")
+        assert wave_deadline(run) == f"rolling-out/0/{times}"
+    before = an_event(on.DeadlinePassed, "d1", phase="rolling-out/0/1")
+    assert advance(run, before).run.paused is None, "that time was the one before"
+    assert advance(run, replace(before, phase="rolling-out/0/2")).run.paused is not None
+
+
+def test_a_last_wave_that_is_verified_after_all_is_paused_no_longer() -> None:
+    late = advance(in_the_last_wave(), an_event(on.DeadlinePassed, phase="rolling-out/1")).run
+    assert late.paused
+    done = advance(late, an_event(on.WaveReported, "e2", wave=1, verified=2))
+    assert (done.run.phase, done.run.paused) == (Phase.VERIFIED, None)
+
+
+# --- asking
+
+
+def test_reminders_and_escalations_are_of_a_question_that_is_open() -> None:
+    limits = Limits(approval=Approval(remind="4h"))
+    asked = advance(a_run(Phase.EVALUATING, limits=limits), an_event(on.Evaluated))
+    [remind] = [e for e in asked.effects if isinstance(e, do.SetDeadline) and e.at == NOW + 4 * HOUR]
+    (ask,) = [e for e in asked.effects if isinstance(e, do.AskApproval)]
+    assert asked.run.expires == ask.expires
+    again = advance(asked.run, an_event(on.DeadlinePassed, "d1", phase=remind.phase, at=remind.at))
+    assert again.effects == (do.Remind(at=remind.at), replace(remind, at=remind.at + 4 * HOUR))
+    quiet = replace(asked.run, limits=Limits(approval=Approval()))
+    assert advance(quiet, an_event(on.DeadlinePassed, "d1", phase=remind.phase)).effects == ()
+    escalated = advance(asked.run, an_event(on.DeadlinePassed, "d2", phase=_ESCALATE))
+    assert escalated.effects == (do.Remind(at=NOW, escalated=True),)
+    for other in (Phase.TRAINING, Phase.EVALUATING, Phase.ROLLING_OUT, Phase.ROLLING_BACK):
+        for phase in (remind.phase, _ESCALATE):
+            run = a_run(other, limits=limits)
+            late = advance(run, an_event(on.DeadlinePassed, "d3", phase=phase))
+            assert late == Step(replace(run, seen=frozenset({"d3"}))), (other, phase)
+
+
+@pytest.mark.parametrize("kind", [on.Cancelled, on.Superseded])
+def test_what_began_by_rule_goes_back_when_its_question_is_withdrawn(kind: type[on.Event]) -> None:
+    times = (WaveTimes(started=NOW - DAY, verified=NOW - HOUR, sites=1),)
+    run = a_run(Phase.AWAITING_APPROVAL, waves=THREE, wave=0, times=times, through=1)
+    step = advance(run, an_event(kind))
+    assert step.run.phase is Phase.ROLLING_BACK
+    assert step.run.phase in RULES[Phase.AWAITING_APPROVAL, kind].leads_to
+    withdraw, back, deadline = step.effects
+    assert isinstance(withdraw, do.WithdrawApproval)
+    assert (back, deadline) == the_way_back(0, step.run.because)
+
+
+@pytest.mark.parametrize("kind", [on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed])
+def test_on_the_way_back_nothing_else_is_asked_for(kind: type[on.Event]) -> None:
+    run = a_run(Phase.ROLLING_BACK)
+    assert advance(run, an_event(kind)) == Step(replace(run, seen=frozenset({"e"})))

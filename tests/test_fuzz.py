@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -32,7 +33,9 @@ def test_what_is_in_the_corpus_is_tried() -> None:
     assert all(kept(p.name) for p in CORPUS.iterdir())
 
 
-def test_a_planted_bug_is_found_and_a_refusal_is_none() -> None:
+def test_a_planted_bug_is_found_and_a_refusal_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.fuzz.BROKE", tmp_path)
+
     def buggy(data: bytes) -> None:
         if json.loads(data).get("n") is None:
             raise KeyError("n")
@@ -40,6 +43,9 @@ def test_a_planted_bug_is_found_and_a_refusal_is_none() -> None:
     found = fuzz([Target("buggy", buggy, (ValueError, AttributeError, RecursionError), [b'{"n": 1}'])], 2000)
     assert {crash.error for crash in found.crashes} == {"KeyError: 'n'"}
     assert "unhandled exceptions, 0 hangs" in "\n".join(show(found))
+    [kept_] = (tmp_path / "buggy").iterdir()
+    with pytest.raises(KeyError):
+        buggy(kept_.read_bytes())
 
 
 def test_one_seed_gives_the_same_input_again() -> None:

@@ -125,7 +125,7 @@ def _decisions(args: argparse.Namespace, loop: str, here: app.App) -> int:
     for n, decision in enumerate(decisions):
         try:
             if n < since:
-                unknown["made by a version that did not keep what of"] += 1
+                unknown["made by a version that kept nothing of what they were made of"] += 1
             elif problem := unlike(decision, kept):
                 wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: {problem}")
             else:

@@ -220,7 +220,7 @@ def test_decisions_are_computed_again(where: list[str], stage: Any, told: Callab
     first, *_, last = list(stage.ports.store.scan("flights", "decision/"))
     older = re.sub(rb'"weighed":"[^"]*"', b'"weighed":""', first.value)
     stage.ports.store.commit("flights", [Put(first.key, older, first.version)])
-    assert "1 not compared: made by a version that did not keep" in told("audit", "decisions", *where)
+    assert "1 not compared: made by a version that kept nothing" in told("audit", "decisions", *where)
     changed = re.sub(rb'"reason":"[^"]*","findings"', b'"reason":"eve said so","findings"', last.value, count=1)
     stage.ports.store.commit("flights", [Put(last.key, changed, last.version)])
     assert "another reason than is stored" in told("audit", "decisions", *where, status=1)

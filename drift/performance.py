@@ -224,9 +224,18 @@ class Predictions:
             "task": self.task,
             "unit": self.unit,
             "start": start,
+            "end": int(self.at.max()) if len(self) else 0,
         }
         parts = (self.ids, self.at - start, self.score, self.slot, self.label)
         return binary.pack(_KIND, header, parts, level=0)  # hashes and scores hardly shrink
+
+    @staticmethod
+    def span(data: bytes) -> tuple[int, int] | None:
+        """The first and the last time of a record, UTC seconds, without the rest of it; None where an earlier version
+        wrote it, or it is none."""
+        header = binary.header(_KIND, data)
+        first, last = header.get("start"), header.get("end")
+        return (first, last) if isinstance(first, int) and isinstance(last, int) else None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Predictions:

@@ -300,7 +300,7 @@ class _Folder:
             return
         self.kept.setdefault(envelope.iso(batch.end)[:10], []).append(arrival)
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
-        predicted, settled, left = self._labelled(batch.labels, predicted)
+        predicted, settled, left = self._labelled(batch.labels, predicted, batch.candidate)
         batch = dataclasses.replace(batch, refused=batch.refused + left)
         if len(self.unit) + len(self.windows) + 2 * len(deltas) + 4 > _MOST:  # windows and predictions
             self.save()
@@ -385,7 +385,7 @@ class _Folder:
 
     def _keep(self, start: int, batch: Batch, record: Predictions, alone: bool) -> None:
         """Small batches share a record with room for more; others are kept by the time of their last prediction."""
-        room = f"predictions/{start:012}/room/{batch.candidate}"
+        room = _room(start, batch.candidate)
         full: Predictions | None = record
         if alone:
             raw = self.unit.raw(room)
@@ -399,7 +399,7 @@ class _Folder:
             self.unit.put_raw(key, full.to_bytes())
 
     def _labelled(
-        self, labels: Labels | None, own: Predictions | None
+        self, labels: Labels | None, own: Predictions | None, candidate: str
     ) -> tuple[Predictions | None, dict[int, Outcomes], tuple[Refusal, ...]]:
         """Join labels with predictions of their time: those kept, or the batch's `own`; what has none yet waits.
 
@@ -414,8 +414,7 @@ class _Folder:
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             left = _pick(labels, starts == start)
-            soonest = _past(start, int(left.at.min()))
-            left = self._settle(left, self.unit.scan(f"predictions/{start:012}/", soonest, _PAGE))
+            left = self._settle(left, self._predicted(start, left, candidate))
             if own is not None and len(left):
                 own, outcomes, matched = own.settle(left)
                 left = _pick(left, ~matched)
@@ -431,6 +430,17 @@ class _Folder:
         why = f"waits for its prediction with more than {_RECORDS * _WAITING:,} others of its period"
         told = enumerate(zip(labels.ids, labels.at.tolist(), strict=True))
         return own, settled, tuple(Refusal(i, "label", why) for i, label in told if label in beyond)
+
+    def _predicted(self, start: int, labels: Labels, candidate: str) -> Iterator[tuple[str, bytes]]:
+        """Records of a period that hold predictions of the time of these labels. What this candidate predicted last
+        comes first: there most labels find theirs, however many others served that day."""
+        low, high = int(labels.at.min()), int(labels.at.max())
+        room = _room(start, candidate)
+        if (raw := self.unit.raw(room)) is not None and _overlaps(raw, low, high):
+            yield room, raw
+        for key, raw in self.unit.scan(f"predictions/{start:012}/", _past(start, low), _PAGE):
+            if key != room and _overlaps(raw, low, high):
+                yield key, raw
 
     def join(self) -> None:
         """Look for what waits in all its period."""
@@ -565,6 +575,16 @@ def _named(labels: Labels) -> set[tuple[str, int]]:
 
 def _past(start: int, last: int) -> str:
     return f"predictions/{start:012}/past/{last:012}"
+
+
+def _overlaps(record: bytes, low: int, high: int) -> bool:
+    """Whether a record has predictions between these times; one of an earlier version may have."""
+    first, last = Predictions.span(record) or (low, high)
+    return first <= high and low <= last
+
+
+def _room(start: int, candidate: str) -> str:
+    return f"predictions/{start:012}/room/{candidate}"
 
 
 def _candidate(key: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drift import performance
+from drift import binary, performance
 from drift.performance import Outcomes, Predictions, auc, log_loss, mae, rmse
 from drift.reference import Reference
 from drift.telemetry import Feature, Labels, Rows, Schema, Task
@@ -116,3 +116,15 @@ def test_estimated_auc_follows_the_inputs_without_labels() -> None:
     realised = auc(performance.count(score, slots, label, BINARY.width, "binary", 1.0).counts)
     assert BINARY.estimated(counts) == pytest.approx(float(realised), abs=0.03)
     assert float(auc(BINARY.expected.counts)) - BINARY.estimated(counts) > 0.05
+
+
+def test_the_times_of_a_record_are_read_without_the_rest_of_it() -> None:
+    rows = Rows(["a", "b", "c"], np.array([86_403, 86_401, 86_402]), np.array([0.2, 0.4, 0.6]), {"x": np.zeros(3)})
+    raw = Predictions.of(rows, BINARY, DAY).to_bytes()
+    assert Predictions.span(raw) == (86_401, 86_403)
+    header, arrays = binary.unpack(raw[:4], raw)
+    older = {name: value for name, value in header.items() if name != "end"}
+    assert Predictions.span(binary.pack(raw[:4], older, arrays)) is None, "an earlier version did not say"
+    assert len(Predictions.from_bytes(binary.pack(raw[:4], older, arrays))) == 3
+    for nothing in (b"", b"DLP1", raw[:9], b"XXX1" + raw[4:], binary.pack(raw[:4], {"start": "x", "end": 5}, [])):
+        assert Predictions.span(nothing) is None

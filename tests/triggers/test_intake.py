@@ -479,6 +479,34 @@ def test_predictions_of_small_batches_share_records_and_each_finds_its_label(wor
     assert list(world.store.scan("line/a", "orphans/")) == []
 
 
+def test_labels_are_looked_for_first_where_their_own_candidate_predicted_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many candidates served on one day: with a record of each to be read, every batch takes longer."""
+    world.clock.advance(DAY)
+    start, length = {"start": int(START.timestamp())}, timedelta(minutes=15)
+    ours = world.plants["a"].serves
+    others = [put_candidate(world.blobs, a_reference(), f"c{n}") for n in range(20)]
+    told = [some_rows("a", START + n * length, length, 20) for n in range(21)]
+    for n, (candidate, (rows, _)) in enumerate(zip([*others, ours], told, strict=True)):
+        batch = world.batch("a", id=f"p{n}", candidate=candidate, rows=rows, labels=None, **start)
+        intake.ingest(world.ports, [world.payload(batch)])
+    assert len(list(world.store.scan("line/a", "predictions/"))) == 21
+    read = list[bytes]()
+    real = Predictions.from_bytes
+    monkeypatch.setattr(Predictions, "from_bytes", lambda raw: read.append(raw) or real(raw))
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="l", rows=None, labels=told[-1][1], **start))])
+    assert len(read) == 1
+    late = world.batch("a", id="m", rows=None, labels=told[0][1], **start)  # of somebody else's predictions
+    intake.ingest(world.ports, [world.payload(late)])
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 40
+    read.clear()
+    rows, labels = some_rows("a", START + 21 * length, length, 20)
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="both", rows=rows, labels=labels, **start))])
+    assert len(read) == 1, "labels of the batch's own rows are looked for in no record of another time"
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 60
+
+
 def many_records(world: World) -> tuple[bytes, list[bytes]]:
     """A batch of labels, a batch of others that come too early, and what those are of: the first are in more records
     than one write has, since 150 batches were each over two days."""

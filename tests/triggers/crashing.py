@@ -233,10 +233,9 @@ class Played:
                 return []
             self.went_on += 1
             found = end_of(world)
-            cards = set(found["cards"]) <= set(self.end["cards"])  # what was told, in no other cards, or in a digest
-            return [
-                part for part, value in self.end.items() if found[part] != value and not (part == "cards" and cards)
-            ]
+            if set(found["cards"]) <= set(self.end["cards"]):  # all was told; some of it in a digest
+                found["cards"] = self.end["cards"]
+            return [part for part, value in self.end.items() if found[part] != value]
         finally:
             world.close()
 

@@ -1,7 +1,8 @@
 """Every pair of faults in the stories of tests/triggers/crashing.py: the process dies, or is told of an error though it
 was done, at one call, and again at a later one of the same story, while it recovers or after.
 
-Where all that is kept is as without faults again before the second, that one is played alone, once for all.
+Where rows, messages, sites, jobs and what people were told are as without faults again before the second, that one is
+played alone, once for all.
 
 python -m bench.crashes [--minutes M] [--seed S]: first faults in an order by chance, until the time is over (default:
 all of them).

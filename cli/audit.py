@@ -135,7 +135,8 @@ def _decisions(args: argparse.Namespace, loop: str, here: app.App) -> int:
     if problem := verify(entries, (last["head"], last["head_hash"])):
         wrong.append(f"the audit trail does not hold: {problem}")
     if entries:  # what was decided since they were fetched they cannot have
-        wrong += untold([decision for decision in decisions if decision.at <= entries[-1].at], entries)
+        until = max(entry.at for entry in entries)
+        wrong += untold([decision for decision in decisions if decision.at <= until], entries)
     if args.json:
         print(json.dumps({"loop": loop, "same": same, "unknown": dict(unknown), "wrong": wrong}))
     else:

@@ -300,7 +300,7 @@ class _Folder:
             return
         self.kept.setdefault(envelope.iso(batch.end)[:10], []).append(arrival)
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
-        predicted, settled, left = self._labelled(batch.labels, predicted, batch.candidate)
+        predicted, settled, left = self._labelled(batch.labels, predicted)
         batch = dataclasses.replace(batch, refused=batch.refused + left)
         if len(self.unit) + len(self.windows) + 2 * len(deltas) + 4 > _MOST:  # windows and predictions
             self.save()
@@ -385,7 +385,7 @@ class _Folder:
 
     def _keep(self, start: int, batch: Batch, record: Predictions, alone: bool) -> None:
         """Small batches share a record with room for more; others are kept by the time of their last prediction."""
-        room = _room(start, batch.candidate)
+        room = f"predictions/{start:012}/room/{batch.candidate}"
         full: Predictions | None = record
         if alone:
             raw = self.unit.raw(room)
@@ -399,9 +399,9 @@ class _Folder:
             self.unit.put_raw(key, full.to_bytes())
 
     def _labelled(
-        self, labels: Labels | None, own: Predictions | None, candidate: str
+        self, labels: Labels | None, own: Predictions | None
     ) -> tuple[Predictions | None, dict[int, Outcomes], tuple[Refusal, ...]]:
-        """Join labels with predictions of their time: those kept, or the batch's `own`; what has none yet waits.
+        """Join labels with predictions of their time, those kept or the batch's `own`, or of later; others wait.
 
         Returns the batch's own with what is now known of them, their outcomes, which are added with them, and labels
         for which there is no room to wait. Settling the kept ones twice is the same as once (but for contradictions,
@@ -414,12 +414,14 @@ class _Folder:
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             left = _pick(labels, starts == start)
-            left = self._settle(left, self._predicted(start, left, candidate))
+            left = self._settle(left, self._predicted(start, left, of_their_time=True))
             if own is not None and len(left):
                 own, outcomes, matched = own.settle(left)
                 left = _pick(left, ~matched)
                 for period, more in outcomes.items():
                     settled[period] = settled[period] + more if period in settled else more
+            if len(left):
+                left = self._settle(left, self._predicted(start, left, of_their_time=False))
             left = self._unknown(start, left)
             for i in range(0, len(left), _WAITING):
                 some = _pick(left, np.arange(len(left)) // _WAITING == i // _WAITING)
@@ -431,15 +433,11 @@ class _Folder:
         told = enumerate(zip(labels.ids, labels.at.tolist(), strict=True))
         return own, settled, tuple(Refusal(i, "label", why) for i, label in told if label in beyond)
 
-    def _predicted(self, start: int, labels: Labels, candidate: str) -> Iterator[tuple[str, bytes]]:
-        """Records of a period that hold predictions of the time of these labels. What this candidate predicted last
-        comes first: there most labels find theirs, however many others served that day."""
+    def _predicted(self, start: int, labels: Labels, *, of_their_time: bool) -> Iterator[tuple[str, bytes]]:
+        """Records of a period with predictions since these labels' time: those that hold their time, or the others."""
         low, high = int(labels.at.min()), int(labels.at.max())
-        room = _room(start, candidate)
-        if (raw := self.unit.raw(room)) is not None and _overlaps(raw, low, high):
-            yield room, raw
         for key, raw in self.unit.scan(f"predictions/{start:012}/", _past(start, low), _PAGE):
-            if key != room and _overlaps(raw, low, high):
+            if _overlaps(raw, low, high) is of_their_time:
                 yield key, raw
 
     def join(self) -> None:
@@ -581,10 +579,6 @@ def _overlaps(record: bytes, low: int, high: int) -> bool:
     """Whether a record has predictions between these times; one of an earlier version may have."""
     first, last = Predictions.span(record) or (low, high)
     return first <= high and low <= last
-
-
-def _room(start: int, candidate: str) -> str:
-    return f"predictions/{start:012}/room/{candidate}"
 
 
 def _candidate(key: str) -> str:

@@ -130,6 +130,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     labels = _labels(unit)
     may_begin = findings and not unit.head.active and not policy.cooling(unit.head.history, now, loop)
     weighed = policy.Weighed(
+        findings=tuple(findings),
         loop=rebuild.keep(ports.blobs, loop),
         fleet=rebuild.keep(ports.blobs, fleet),
         history=unit.head.history,
@@ -140,7 +141,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
         unlabelled=_unlabelled(loop, labels),
         rules=policy.RULES,
     )
-    decision, history = policy.weigh(findings, now, weighed, loop, fleet)
+    decision, history = policy.weigh(now, weighed, loop, fleet)
     decision = replace(decision, weighed=rebuild.keep(ports.blobs, weighed))
     for key, _ in list(unit.scan("signal/")):
         unit.delete(key)
@@ -154,7 +155,7 @@ def _check(ports: Ports, loop_name: str) -> Checked:
     elif decision.findings:
         if (why := _unlabelled(loop, labels)) and decision.reason.endswith(f"held: {why}"):
             _keep_labels(unit, {**labels, "waiting": decision.reason})
-        unit.note("held", loop_name, decision.reason, scope=decision.scope)
+        unit.note("held", loop_name, decision.reason, scope=decision.scope, weighed=decision.weighed)
     if decision.maintenance:
         unit.put(f"maintenance/{stamp}", MaintenanceEvent(at=now, sites=decision.maintenance))
         unit.note(
@@ -325,6 +326,7 @@ def _begin(
     told = do.Announce(kind="began", title=title, text=notices.plain(decision.reason))
     unit.post(run_id, "begin", (*step.effects, told))
     began = {"champion": champion, "candidate": candidate, "run": msgspec.to_builtins(step.run)}
+    began |= {"weighed": decision.weighed} if decision.weighed else {}
     unit.note("run-began", run_id, decision.reason, scope=decision.scope, **began)
     return run_id
 

@@ -64,9 +64,10 @@ RULES = 1
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision was made of, besides its findings and its time. `loop` and `fleet` are the digests of their
-    configurations; the rest are arguments of `decide`. `rules`: those of then."""
+    """What a decision was made of, besides its time. `loop` and `fleet` are the digests of their configurations; the
+    rest are arguments of `decide`. `rules`: those of then."""
 
+    findings: tuple[Finding, ...] = ()
     loop: str
     fleet: str
     history: History
@@ -78,12 +79,10 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     rules: int
 
 
-def weigh(
-    findings: Sequence[Finding], now: datetime, weighed: Weighed, loop: Loop, fleet: Fleet
-) -> tuple[Decision, History]:
+def weigh(now: datetime, weighed: Weighed, loop: Loop, fleet: Fleet) -> tuple[Decision, History]:
     """`decide`, of what is kept: called again with the same it gives the same decision."""
     return decide(
-        findings,
+        weighed.findings,
         weighed.history,
         now,
         loop,

@@ -138,7 +138,7 @@ def unlike(decision: policy.Decision, kept: Mapping[str, bytes]) -> str:
         loop, fleet = read(kept, weighed.loop, Loop), read(kept, weighed.fleet, Fleet)
     except Refused as problem:
         return str(problem)
-    again, _ = policy.weigh(decision.findings, decision.at, weighed, loop, fleet)
+    again, _ = policy.weigh(decision.at, weighed, loop, fleet)
     again = msgspec.structs.replace(again, weighed=decision.weighed)
     if codec.encode(again) == codec.encode(decision):
         return ""
@@ -148,13 +148,20 @@ def unlike(decision: policy.Decision, kept: Mapping[str, bytes]) -> str:
 
 def untold(decisions: Iterable[policy.Decision], entries: Iterable[AuditEntry]) -> list[str]:
     """Where a loop's decisions, all of them, and its trail do not say the same: a decision that found anything is in
-    the trail, and what the trail says was held was decided."""
-    told = {(e.at, e.text): e.kind for e in entries if e.kind in ("held", "run-began")}
+    the trail, with the digest of what it was made of, and what the trail says was held was decided."""
+    told = {(e.at, e.text): e for e in entries if e.kind in ("held", "run-began")}
     wrong = []
     for decision in decisions:
-        found = told.pop((decision.at, decision.reason), "")
-        due = "run-began" if decision.action == "retrain" else "held" if decision.findings else ""
+        entry = told.pop((decision.at, decision.reason), None)
+        found, due = entry.kind if entry else "", _told_as(decision)
         if found != due:
             wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: the trail has {found or 'nothing'}, not {due or 'nothing'}")
-    held = [at for (at, _), kind in told.items() if kind == "held"]
-    return wrong + [f"{at:%Y-%m-%d %H:%M:%S}: held, says the trail, and there is no such decision" for at in held]
+        elif entry and entry.data.get("weighed", decision.weighed) != decision.weighed:
+            wrong.append(f"{decision.at:%Y-%m-%d %H:%M:%S}: made of something else, says the trail")
+    alone = [e for e in told.values() if e.kind == "held" or "weighed" in e.data]  # others began without a check
+    return wrong + [f"{e.at:%Y-%m-%d %H:%M:%S}: {e.kind}, says the trail, and there is no such decision" for e in alone]
+
+
+def _told_as(decision: policy.Decision) -> str:
+    """The kind of its entry in the trail."""
+    return "run-began" if decision.action == "retrain" else "held" if decision.findings else ""

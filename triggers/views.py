@@ -610,21 +610,24 @@ def weighed(ports: Ports, name: str, limit: int = 100, cursor: str = "") -> Weig
     ports.configs.loop(name)
     after = f"decision/{_stamped(cursor):{_STAMP}}" if cursor else ""
     found, kept, unreadable, size = list[Decision](), dict[str, str](), list[str](), 0
-    for record in ports.store.scan(name, "decision/", after, limit + 1):
-        if len(found) + len(unreadable) == limit or size > _PAGE_BYTES:
-            break
-        cursor = record.key.removeprefix("decision/")
+    for record in ports.store.scan(name, "decision/", after):
+        if len(found) == limit or size > _PAGE_BYTES:
+            return Weighed(loop=name, decisions=found, kept=kept, unreadable=unreadable, next=cursor)
+        key = record.key.removeprefix("decision/")
         try:
-            found.append(codec.decode(record.value, Decision))
+            decision = codec.decode(record.value, Decision)
         except Refused as problem:
-            unreadable.append(f"{cursor}: {problem}")
+            unreadable.append(f"{key}: {problem}")
             continue
-        more = _made_of(ports, found[-1].weighed, kept)
+        if f"{decision.at:{_STAMP}}" != key:
+            unreadable.append(f"{key}: it is of {decision.at:{_STAMP}}")
+            continue
+        cursor = key
+        found.append(decision)
+        more = _made_of(ports, decision.weighed, kept)
         size += len(record.value) + sum(map(len, more.values()))
         kept |= more
-    else:
-        cursor = ""
-    return Weighed(loop=name, decisions=found, kept=kept, unreadable=unreadable, next=cursor or None)
+    return Weighed(loop=name, decisions=found, kept=kept, unreadable=unreadable, next=None)
 
 
 def _made_of(ports: Ports, digest: str, known: Mapping[str, str]) -> dict[str, str]:

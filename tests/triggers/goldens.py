@@ -63,6 +63,7 @@ DECISION = policy.Decision(
     findings=(FINDING,),
 )
 WEIGHED = policy.Weighed(
+    findings=(FINDING,),
     loop="c" * 64,
     fleet="d" * 64,
     history=policy.History(streak={"fleet": 1}, starts=(NOW - DAY,), ended=NOW),
@@ -290,9 +291,10 @@ def ruled() -> dict[str, list[str]]:
         configs = [codec.encode(of).decode() for of in (a_loop(**{"retrain": often, **configured}), fleet)]
         loop, its_fleet = (codec.digest(text.encode()) for text in configs)
         of = policy.Weighed(
-            **{"loop": loop, "fleet": its_fleet, "history": policy.History(), "rules": policy.RULES, **changes}
+            findings=tuple(findings),
+            **{"loop": loop, "fleet": its_fleet, "history": policy.History(), "rules": policy.RULES, **changes},
         )
-        decision, _ = policy.weigh(findings, NOW, of, a_loop(**{"retrain": often, **configured}), fleet)
+        decision, _ = policy.weigh(NOW, of, a_loop(**{"retrain": often, **configured}), fleet)
         texts = [*configs, codec.encode(of).decode()]
         kept |= {codec.digest(text.encode()): text for text in texts}
         decisions.append(codec.encode(replace(decision, weighed=codec.digest(texts[-1].encode()))).decode())

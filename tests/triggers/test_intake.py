@@ -479,10 +479,11 @@ def test_predictions_of_small_batches_share_records_and_each_finds_its_label(wor
     assert list(world.store.scan("line/a", "orphans/")) == []
 
 
-def test_labels_are_looked_for_first_where_their_own_candidate_predicted_last(
+def test_labels_are_looked_for_first_in_the_records_of_their_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many candidates served on one day: with a record of each to be read, every batch takes longer."""
+    """However many candidates served on one day, and however late a sender is: with each record to be read, every
+    batch takes longer."""
     world.clock.advance(DAY)
     start, length = {"start": int(START.timestamp())}, timedelta(minutes=15)
     ours = world.plants["a"].serves
@@ -505,6 +506,18 @@ def test_labels_are_looked_for_first_where_their_own_candidate_predicted_last(
     intake.ingest(world.ports, [world.payload(world.batch("a", id="both", rows=rows, labels=labels, **start))])
     assert len(read) == 1, "labels of the batch's own rows are looked for in no record of another time"
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 60
+
+
+def test_labels_of_a_day_find_predictions_of_its_hours(world: World) -> None:
+    """Who tells what came of rows may know the day alone."""
+    world.clock.advance(DAY)
+    start = {"start": int(START.timestamp())}
+    rows, told = some_rows("a", START + timedelta(hours=3), timedelta(minutes=15), 20)
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="p", rows=rows, labels=None, **start))])
+    coarse = replace(told, at=np.full(20, start["start"]))
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="l", rows=None, labels=coarse, **start))])
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 20
+    assert world.waiting_labels("a") == 0
 
 
 def many_records(world: World) -> tuple[bytes, list[bytes]]:

@@ -135,6 +135,7 @@ def test_a_decision_that_does_not_come_of_what_it_was_made_of_is_found(drifted: 
     decision = next(d for d in found if d.action == "retrain")
     of = kept.read(made_of, decision.weighed, policy.Weighed)
     other = replace(decision, action="hold", reason="eve said so")
+    assert "another findings" in kept.unlike(replace(decision, findings=()), made_of)
     assert kept.unlike(other, made_of) == "computed again it has another action, reason than is stored"
     for changes, said in (
         ({"rows": of.rows + 1}, "another reason than"),
@@ -168,9 +169,13 @@ def test_a_decision_that_the_trail_does_not_know_is_found(drifted: World) -> Non
     gone = f"{said}: held, says the trail, and there is no such decision"
     assert kept.untold([other, begun, quiet], entries) == [f"{said}: the trail has nothing, not held", gone]
     assert kept.untold([begun, quiet], entries) == [gone]
+    at = f"{begun.at:%Y-%m-%d %H:%M:%S}"
     assert kept.untold([held, replace(begun, action="hold"), quiet], entries) == [
-        f"{begun.at:%Y-%m-%d %H:%M:%S}: the trail has run-began, not held"
+        f"{at}: the trail has run-began, not held"
     ]
+    assert kept.untold([held, quiet], entries) == [f"{at}: run-began, says the trail, and there is no such decision"]
+    forged = replace(begun, weighed="f" * 64)
+    assert kept.untold([held, forged, quiet], entries) == [f"{at}: made of something else, says the trail"]
 
 
 def test_what_a_decision_was_made_of_may_be_gone(drifted: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +193,11 @@ def test_what_a_decision_was_made_of_may_be_gone(drifted: World, monkeypatch: py
     page = views.weighed(drifted.ports, "line")
     assert page.decisions == found[1:]
     assert "not a Decision" in page.unreadable[0]
+    newest = list(drifted.store.scan("line", "decision/"))[-1]
+    drifted.store.commit("line", [Put("decision/2026-3-1T060000", newest.value), Put("decision/zzz", newest.value)])
+    page = views.weighed(drifted.ports, "line")
+    assert page.decisions == found[1:]
+    assert [said.split(":")[0] for said in page.unreadable[1:]] == ["2026-3-1T060000", "zzz"]
     monkeypatch.setattr(views, "_PAGE_BYTES", 1)
     assert told_of(drifted)[0] == found[1:], "a page that is full is followed by another"
 

@@ -449,12 +449,14 @@ class _Folder:
     def _greet(self, predicted: Predictions | None) -> None:
         """Predictions that are kept now meet the labels that waited for them."""
         if predicted is not None and len(predicted):
-            for start in np.unique(predicted.at - predicted.at % self.seconds).tolist():
-                self._meet(start, int(predicted.at[predicted.at >= start].min()))
+            periods = predicted.at - predicted.at % self.seconds
+            for start in np.unique(periods).tolist():
+                at = predicted.at[periods == start]
+                self._meet(start, (int(at.min()), int(at.max())))
 
-    def _meet(self, start: int, at: int | None) -> None:
-        """Join what waits with what is kept of its period, or of predictions since `at`. What is settled goes before
-        what waited, so that who is stopped in between finds it settled."""
+    def _meet(self, start: int, at: tuple[int, int] | None) -> None:
+        """Join what waits with what is kept of its period, or in records of predictions between these times. What is
+        settled goes before what waited, so that who is stopped in between finds it settled."""
         waiting = self._waiting(start)
         if not waiting:
             return
@@ -463,11 +465,12 @@ class _Folder:
             np.concatenate([told.at for told in waiting.values()]),
             np.concatenate([told.label for told in waiting.values()]),
         )
-        prefix, after = f"predictions/{start:012}/", "" if at is None else _past(start, at)
-        kept = self.unit.scan(prefix, after, _PAGE)
+        prefix = f"predictions/{start:012}/"
         if at is None:  # all of them: no need to remember those in which nothing is found
             self.save()
             kept = ((r.key, r.value) for r in self.ports.store.scan(self.unit.partition, prefix))
+        else:
+            kept = ((k, raw) for k, raw in self.unit.scan(prefix, _past(start, at[0]), _PAGE) if _overlaps(raw, *at))
         left = self._settle(labels, kept)
         if len(left) == len(labels):
             return

@@ -29,6 +29,8 @@ RUNNING = frozenset(
 )
 
 _SAFE = re.compile(r"[A-Za-z0-9-]")
+_LONGEST = 255
+"""Characters of a job's name."""
 
 
 def quoted(name: str) -> str:
@@ -37,11 +39,15 @@ def quoted(name: str) -> str:
     >>> quoted("flights.2026-11-22.7-train"), quoted("../r")
     ('flights_2e2026-11-22_2e7-train', '0__2e_2e_2fr')
     """
-    made = "".join(c if _SAFE.match(c) else "".join(f"_{b:02x}" for b in c.encode()) for c in name)
-    made = made if made[:1].isalnum() else f"0_{made}"
-    if len(made) > 255:
+    made = _escaped(name)
+    if len(made) > _LONGEST:
         raise Refused(f"{name[:80]!r} is too long for the name of a job")
     return made
+
+
+def _escaped(name: str) -> str:
+    made = "".join(c if _SAFE.match(c) else "".join(f"_{b:02x}" for b in c.encode()) for c in name)
+    return made if made[:1].isalnum() else f"0_{made}"
 
 
 def unquoted(name: str) -> str:
@@ -104,6 +110,8 @@ class AzureMlJobs:
 
     def status(self, name: str) -> JobStatus:
         """A job that has succeeded is one whose result is whole; its candidate is then in the registry."""
+        if len(_escaped(name)) > _LONGEST:
+            return JobStatus("unknown")
         with asking(f"job {name} cannot be looked at"):
             if self._blobs.exists(_at(name, "ended.json")):
                 return msgspec.json.decode(self._blobs.get(_at(name, "ended.json")), type=JobStatus)
@@ -120,6 +128,8 @@ class AzureMlJobs:
         """What has ended, or was never submitted, stays what it is."""
         from azure.core.exceptions import HttpResponseError
 
+        if len(_escaped(name)) > _LONGEST:
+            return
         with asking(f"job {name} cannot be cancelled"):
             found = self._found(name)
             if found is None or found.status not in RUNNING:

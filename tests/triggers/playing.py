@@ -318,9 +318,9 @@ class Player:
         self.weather.stop()
         self.busy = WORKERS  # from here on, one alone
         self.pump()
-        for player in self.all:
-            player._calm()
         for _ in range(2 * days):
+            for player in self.all:
+                player._calm()  # again: a pause may still have been on its way
             self.act("half a day", Random(0))
             if all(player._over() for player in self.all):
                 break

@@ -5,7 +5,8 @@ Of the audit trail alone: a loop's runs, its champions, what is revoked. Folded,
 An entry `run-began` holds the run as it began, each `event-*` the event that moved it, whole; so the lifecycle gives
 the same runs again, and whatever the store says otherwise was not written by driftloop.
 
-Of what each decision was made of, which is kept beside it, with the configurations of then: the same decision.
+Of what each decision was made of, which is kept under a digest that it names, with the configurations of then: the
+same decision.
 """
 
 from __future__ import annotations

@@ -173,6 +173,8 @@ class Predictions:
         place = np.minimum(np.searchsorted(self.ids, wanted), max(len(self.ids) - 1, 0))
         matched = self.ids[place] == wanted if len(self.ids) else np.zeros(len(wanted), np.bool_)
         matched &= np.isfinite(labels.label)
+        if not matched.any():
+            return self, {}, matched
         known = self.label.copy()
         index, value = place[matched], labels.label[matched]
         fresh, first = np.unique(index, return_index=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -44,6 +45,9 @@ _RECORD = 512
 
 _WAITING, _RECORDS = 1024, 80
 """Labels in a record of those that wait for their predictions, and such records of a period."""
+
+_ROOMS = 4
+"""Records of a period with room for more, each of one candidate."""
 
 _PAGE = 8
 """Records of predictions that are read at once."""
@@ -258,6 +262,22 @@ def _speak(ports: Ports, loop: Loop, site: str, folder: _Folder) -> None:
         sites.ask_returned(ports, loop.loop, site, after)
 
 
+class _Kept:
+    """A record of predictions, read as far as it is needed."""
+
+    def __init__(self, key: str, raw: bytes) -> None:
+        self.key, self.raw = key, raw
+
+    @cached_property
+    def span(self) -> tuple[int, int] | None:
+        """Its first and its last time; None where an earlier version wrote it."""
+        return Predictions.span(self.raw)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        return Predictions.from_bytes(self.raw)
+
+
 class _Folder:
     """One unit of work at one site."""
 
@@ -272,6 +292,7 @@ class _Folder:
         self.kept: dict[str, list[_Arrival]] = {}
         self.waiting: dict[int, dict[str, Labels]] = {}
         self.told: dict[int, set[tuple[str, float]]] = {}
+        self.records: dict[str, _Kept] = {}
         self.counted = Intake()
         self.taken = 0
 
@@ -302,7 +323,7 @@ class _Folder:
         predicted = Predictions.of(batch.rows, about, self.seconds) if batch.rows is not None else None
         predicted, settled, left = self._labelled(batch.labels, predicted)
         batch = dataclasses.replace(batch, refused=batch.refused + left)
-        if len(self.unit) + len(self.windows) + 2 * len(deltas) + 4 > _MOST:  # windows and predictions
+        if len(self.unit) + len(self.windows) + 2 * len(deltas) + 2 * _ROOMS + 4 > _MOST:  # windows and predictions
             self.save()
         for start, delta in deltas.items():
             self._add(batch.candidate, start, delta)
@@ -348,7 +369,7 @@ class _Folder:
             self.unit.commit()
         except Refused as problem:
             raise _Unstorable(str(problem)) from problem
-        for read in (self.windows, self.waiting, self.told):
+        for read in (self.windows, self.waiting, self.told, self.records):
             read.clear()
         self.stored = self.state
 
@@ -389,6 +410,8 @@ class _Folder:
         full: Predictions | None = record
         if alone:
             raw = self.unit.raw(room)
+            if raw is None:
+                self._close_rooms(start, batch.id)
             full = None if raw is None else Predictions.from_bytes(raw)
             if full is not None and len(full) + len(record) <= _RECORD:
                 record, full = full.joined(record), None
@@ -397,6 +420,14 @@ class _Folder:
             key = f"{_past(start, int(full.at.max()))}/{batch.candidate}/{batch.id}"
             self.unit.raw(key)
             self.unit.put_raw(key, full.to_bytes())
+
+    def _close_rooms(self, start: int, name: str) -> None:
+        """Before one more opens: who looks for predictions since some time reads all that have room."""
+        rooms = list(self.unit.scan(f"predictions/{start:012}/room/"))
+        for key, raw in rooms if len(rooms) >= _ROOMS else ():
+            last = int(Predictions.from_bytes(raw).at.max())
+            self.unit.put_raw(f"{_past(start, last)}/{_candidate(key)}/{name}", raw)
+            self.unit.delete(key)
 
     def _labelled(
         self, labels: Labels | None, own: Predictions | None
@@ -414,14 +445,15 @@ class _Folder:
         starts = labels.at - labels.at % self.seconds
         for start in np.unique(starts).tolist():
             left = _pick(labels, starts == start)
-            left = self._settle(left, self._predicted(start, left, of_their_time=True))
+            low, high = int(left.at.min()), int(left.at.max())
+            left = self._settle(left, self._predicted(start, low, high))
             if own is not None and len(left):
                 own, outcomes, matched = own.settle(left)
                 left = _pick(left, ~matched)
                 for period, more in outcomes.items():
                     settled[period] = settled[period] + more if period in settled else more
-            if len(left):
-                left = self._settle(left, self._predicted(start, left, of_their_time=False))
+            if len(left):  # who tells them may know the day alone
+                left = self._settle(left, self._predicted(start, low, high, later=True))
             left = self._unknown(start, left)
             for i in range(0, len(left), _WAITING):
                 some = _pick(left, np.arange(len(left)) // _WAITING == i // _WAITING)
@@ -433,12 +465,15 @@ class _Folder:
         told = enumerate(zip(labels.ids, labels.at.tolist(), strict=True))
         return own, settled, tuple(Refusal(i, "label", why) for i, label in told if label in beyond)
 
-    def _predicted(self, start: int, labels: Labels, *, of_their_time: bool) -> Iterator[tuple[str, bytes]]:
-        """Records of a period with predictions since these labels' time: those that hold their time, or the others."""
-        low, high = int(labels.at.min()), int(labels.at.max())
+    def _predicted(self, start: int, low: int, high: int, *, later: bool = False) -> Iterator[_Kept]:
+        """Records of a period that may have predictions between these times, or have only later ones."""
         for key, raw in self.unit.scan(f"predictions/{start:012}/", _past(start, low), _PAGE):
-            if _overlaps(raw, low, high) is of_their_time:
-                yield key, raw
+            record = self.records.get(key)
+            if record is None or record.raw != raw:
+                self.records[key] = record = _Kept(key, raw)
+            first, last = record.span or (low, high)
+            if first > high if later else first <= high and low <= last:
+                yield record
 
     def join(self) -> None:
         """Look for what waits in all its period."""
@@ -465,13 +500,12 @@ class _Folder:
             np.concatenate([told.at for told in waiting.values()]),
             np.concatenate([told.label for told in waiting.values()]),
         )
-        prefix = f"predictions/{start:012}/"
         if at is None:  # all of them: no need to remember those in which nothing is found
             self.save()
-            kept = ((r.key, r.value) for r in self.ports.store.scan(self.unit.partition, prefix))
+            everything = self.ports.store.scan(self.unit.partition, f"predictions/{start:012}/")
+            left = self._settle(labels, (_Kept(r.key, r.value) for r in everything))
         else:
-            kept = ((k, raw) for k, raw in self.unit.scan(prefix, _past(start, at[0]), _PAGE) if _overlaps(raw, *at))
-        left = self._settle(labels, kept)
+            left = self._settle(labels, self._predicted(start, *at))
         if len(left) == len(labels):
             return
         met = _named(labels) - _named(left)
@@ -485,19 +519,18 @@ class _Folder:
             if self.full:
                 self.save()
 
-    def _settle(self, labels: Labels, records: Iterator[tuple[str, bytes]]) -> Labels:
+    def _settle(self, labels: Labels, records: Iterator[_Kept]) -> Labels:
         """Join labels with kept predictions; returns those that have none among them."""
         hashed = hashes(labels.ids)
-        while len(labels) and (found := next(records, None)):
-            key, raw = found
-            record, outcomes, matched = Predictions.from_bytes(raw).settle(labels, hashed)
-            if outcomes and (now := self.unit.raw(key)) != raw:  # of before the last write
+        while len(labels) and (kept := next(records, None)):
+            record, outcomes, matched = kept.predictions.settle(labels, hashed)
+            if outcomes and (now := self.unit.raw(kept.key)) != kept.raw:  # of before the last write
                 if now is None:
                     continue
                 record, outcomes, matched = Predictions.from_bytes(now).settle(labels, hashed)
             if outcomes:
-                candidate = _candidate(key)
-                self.unit.put_raw(key, record.to_bytes())
+                candidate = _candidate(kept.key)
+                self.unit.put_raw(kept.key, record.to_bytes())
                 self._outcomes(candidate, reference(self.ports, candidate), outcomes)
             if matched.any():
                 labels, hashed = _pick(labels, ~matched), hashed[~matched]
@@ -576,12 +609,6 @@ def _named(labels: Labels) -> set[tuple[str, int]]:
 
 def _past(start: int, last: int) -> str:
     return f"predictions/{start:012}/past/{last:012}"
-
-
-def _overlaps(record: bytes, low: int, high: int) -> bool:
-    """Whether a record has predictions between these times; one of an earlier version may have."""
-    first, last = Predictions.span(record) or (low, high)
-    return first <= high and low <= last
 
 
 def _candidate(key: str) -> str:

@@ -168,6 +168,7 @@ class Unit:
         self._seen: dict[str, str | None] = {}
         self._values: dict[str, bytes | None] = {}
         self._changed: dict[str, None] = {}
+        self._scanned: dict[str, tuple[str, str]] = {}
 
     def raw(self, key: str) -> bytes | None:
         if key not in self._seen:
@@ -188,13 +189,9 @@ class Unit:
 
     def scan(self, prefix: str, after: str = "", page: int = 0) -> Iterator[tuple[str, bytes]]:
         """Stored records with this prefix, by key, with the unit's own unwritten changes; read at once, or `page` by
-        page as they are asked for."""
+        page as they are asked for, and once."""
         while True:
-            found = list(self.store.scan(self.partition, prefix, after, page))
-            for record in found:
-                if record.key not in self._seen:
-                    self._seen[record.key], self._values[record.key] = record.version, record.value
-            last = found[-1].key if page and len(found) == page else ""
+            last = self._fetch(prefix, after, page)
             here = (k for k in self._values if k.startswith(prefix) and k > after and (not last or k <= last))
             for key, value in [(key, self._values[key]) for key in sorted(here)]:
                 if value is not None:
@@ -202,6 +199,20 @@ class Unit:
             if not last:
                 return
             after = last
+
+    def _fetch(self, prefix: str, after: str, page: int) -> str:
+        """The last key up to which all from `after` on is read, a page more where none was; empty where that is all."""
+        known = self._scanned.get(prefix)
+        if known and known[0] <= after and (not known[1] or after < known[1]):
+            return known[1]
+        found = list(self.store.scan(self.partition, prefix, after, page))
+        for record in found:
+            if record.key not in self._seen:
+                self._seen[record.key], self._values[record.key] = record.version, record.value
+        last = found[-1].key if page and len(found) == page else ""
+        begin = known[0] if known and known[1] == after else after
+        self._scanned[prefix] = begin, last
+        return last
 
     def put(self, key: str, value: object) -> None:
         self.put_raw(key, value if isinstance(value, bytes) else codec.encode(value))
@@ -238,6 +249,7 @@ class Unit:
         self._seen.clear()
         self._values.clear()
         self._changed.clear()
+        self._scanned.clear()
 
 
 class LoopUnit(Unit):

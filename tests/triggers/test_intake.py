@@ -28,7 +28,7 @@ from tests.triggers.world import DAY, HALF, LOOP, START, Key, World, a_fleet, a_
 from triggers import codec, intake, quarantine, sites
 from triggers.config import parse_loop
 from triggers.errors import Misconfigured, Refused
-from triggers.ports import Delete, Put, in_turn
+from triggers.ports import Delete, Put, Record, in_turn
 from triggers.records import Quarantined
 
 Worlds = Callable[..., World]
@@ -492,7 +492,9 @@ def test_labels_are_looked_for_first_in_the_records_of_their_time(
     for n, (candidate, (rows, _)) in enumerate(zip([*others, ours], told, strict=True)):
         batch = world.batch("a", id=f"p{n}", candidate=candidate, rows=rows, labels=None, **start)
         intake.ingest(world.ports, [world.payload(batch)])
-    assert len(list(world.store.scan("line/a", "predictions/"))) == 21
+    kept = [record.key for record in world.store.scan("line/a", "predictions/")]
+    assert len(kept) == 21
+    assert sum("/room/" in key for key in kept) <= 4, "who looks for predictions since some time reads all of these"
     read = list[bytes]()
     real = Predictions.from_bytes
     monkeypatch.setattr(Predictions, "from_bytes", lambda raw: read.append(raw) or real(raw))
@@ -506,6 +508,32 @@ def test_labels_are_looked_for_first_in_the_records_of_their_time(
     intake.ingest(world.ports, [world.payload(world.batch("a", id="both", rows=rows, labels=labels, **start))])
     assert len(read) == 1, "labels of the batch's own rows are looked for in no record of another time"
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 60
+
+
+def test_a_delivery_of_labels_reads_the_predictions_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches it is: the more wait, the less each of them costs."""
+    world.clock.advance(DAY)
+    start, length = {"start": int(START.timestamp())}, timedelta(minutes=15)
+    told = [some_rows("a", START + n * length, length, 300) for n in range(20)]
+    for n, (rows, _) in enumerate(told):
+        intake.ingest(world.ports, [world.payload(world.batch("a", id=f"p{n}", rows=rows, labels=None, **start))])
+    early = [some_rows("a", START + timedelta(hours=12), length, 20)[1] for _ in range(20)]
+    few = [Labels(labels.ids[:5], labels.at[:5], labels.label[:5]) for _, labels in told]
+    read = list[str]()
+    real = world.store.scan
+
+    def scan(partition: str, prefix: str = "", *more: Any) -> Iterator[Record]:
+        for record in real(partition, prefix, *more):
+            read.append(record.key)
+            yield record
+
+    monkeypatch.setattr(world.store, "scan", scan)
+    batches = [world.batch("a", id=f"l{n}", rows=None, labels=labels, **start) for n, labels in enumerate(few + early)]
+    assert intake.ingest(world.ports, [world.payload(batch) for batch in batches]).accepted == 40
+    kept = [key for key in read if key.startswith("predictions/")]
+    assert len(kept) <= 2 * len(set(kept)), "twice, since it is two writes"
+    assert sum(labels for _, labels, _ in world.counted("a").values()) == 100
+    assert world.waiting_labels("a") == 20
 
 
 def test_labels_of_a_day_find_predictions_of_its_hours(world: World) -> None:

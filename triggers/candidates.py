@@ -15,23 +15,24 @@ from triggers.records import Revoked
 if TYPE_CHECKING:
     from drift.reference import Reference
 
-_KEPT = 64
+_KEPT = 32
+"""References in memory, of one process: 0.3 MB each with 4 features, 6 MB with 100."""
 
 
 def reference(ports: Ports, candidate: str) -> Reference:
     """The reference of a candidate, cached. Raises NotFound, or Refused where the bytes are not what they should be."""
     from drift.reference import Reference
 
-    key = f"reference/{candidate}"
-    found: Reference | None = ports.cache.get(key)
+    known: dict[str, Reference] = ports.cache.setdefault("references", {})
+    found = known.get(candidate)
     if found is None:
         layer = manifest(ports, candidate)["files"]["reference.bin"]["sha256"]
         data = ports.blobs.get(f"layers/{layer}")
         if codec.digest(data) != layer:
             raise Refused(f"reference of {candidate[:12]} is not the one its manifest names", candidate=candidate)
-        for old in list(ports.cache)[: 1 - _KEPT]:
-            ports.cache.pop(old, None)
-        found = ports.cache[key] = Reference.from_bytes(data)
+        for old in list(known)[: 1 - _KEPT]:
+            known.pop(old, None)
+        found = known[candidate] = Reference.from_bytes(data)
     return found
 
 

@@ -277,6 +277,9 @@ class _Kept:
     def predictions(self) -> Predictions:
         return Predictions.from_bytes(self.raw)
 
+    def last(self) -> int:
+        return self.span[1] if self.span else int(self.predictions.at.max(initial=0))
+
 
 class _Folder:
     """One unit of work at one site."""
@@ -292,7 +295,8 @@ class _Folder:
         self.kept: dict[str, list[_Arrival]] = {}
         self.waiting: dict[int, dict[str, Labels]] = {}
         self.told: dict[int, set[tuple[str, float]]] = {}
-        self.records: dict[str, _Kept] = {}
+        self.records: dict[str, _Kept] = {}  # of one period
+        self.period = 0
         self.counted = Intake()
         self.taken = 0
 
@@ -408,7 +412,7 @@ class _Folder:
         """Small batches share a record with room for more; others are kept by the time of their last prediction."""
         room = f"predictions/{start:012}/room/{batch.candidate}"
         full: Predictions | None = record
-        if alone:
+        if alone and len(record) < _RECORD:
             raw = self.unit.raw(room)
             if raw is None:
                 self._close_rooms(start, batch.id)
@@ -422,12 +426,14 @@ class _Folder:
             self.unit.put_raw(key, full.to_bytes())
 
     def _close_rooms(self, start: int, name: str) -> None:
-        """Before one more opens: who looks for predictions since some time reads all that have room."""
-        rooms = list(self.unit.scan(f"predictions/{start:012}/room/"))
-        for key, raw in rooms if len(rooms) >= _ROOMS else ():
-            last = int(Predictions.from_bytes(raw).at.max())
-            self.unit.put_raw(f"{_past(start, last)}/{_candidate(key)}/{name}", raw)
-            self.unit.delete(key)
+        """The oldest, before one more opens: who looks for predictions since some time reads all that have room. An
+        earlier version left more of them, and larger ones: not all are closed at once."""
+        rooms = sorted((_Kept(*found) for found in self.unit.scan(f"predictions/{start:012}/room/")), key=_Kept.last)
+        for room in rooms[: max(0, min(_ROOMS, len(rooms) - _ROOMS + 1))]:
+            if self.unit.size + len(room.raw) > _BYTES:
+                return
+            self.unit.put_raw(f"{_past(start, room.last())}/{_candidate(room.key)}/{name}", room.raw)
+            self.unit.delete(room.key)
 
     def _labelled(
         self, labels: Labels | None, own: Predictions | None
@@ -467,6 +473,9 @@ class _Folder:
 
     def _predicted(self, start: int, low: int, high: int, *, later: bool = False) -> Iterator[_Kept]:
         """Records of a period that may have predictions between these times, or have only later ones."""
+        if self.period != start:
+            self.period = start
+            self.records.clear()
         for key, raw in self.unit.scan(f"predictions/{start:012}/", _past(start, low), _PAGE):
             record = self.records.get(key)
             if record is None or record.raw != raw:

@@ -210,8 +210,12 @@ class Unit:
             if record.key not in self._seen:
                 self._seen[record.key], self._values[record.key] = record.version, record.value
         last = found[-1].key if page and len(found) == page else ""
-        begin = known[0] if known and known[1] == after else after
-        self._scanned[prefix] = begin, last
+        if known and known[1] == after:
+            self._scanned[prefix] = known[0], last
+            return last
+        if known and last >= known[0] > after and (not known[1] or known[1] > last):  # what follows is known already
+            last = known[1]
+        self._scanned[prefix] = after, last
         return last
 
     def put(self, key: str, value: object) -> None:

@@ -510,6 +510,31 @@ def test_labels_are_looked_for_first_in_the_records_of_their_time(
     assert sum(labels for _, labels, _ in world.counted("a").values()) == 60
 
 
+def test_rooms_that_an_earlier_version_left_are_closed_a_few_at_a_time(world: World) -> None:
+    """They are as many as candidates served that day, and of any size: a write takes 98 changes and 3 MB."""
+    world.clock.advance(DAY)
+    start, length = {"start": int(START.timestamp())}, timedelta(minutes=15)
+    rows, _ = some_rows("a", START, length, 600)
+    intake.ingest(world.ports, [world.payload(world.batch("a", id="big", rows=rows, labels=None, **start))])
+    [big] = world.store.scan("line/a", "predictions/")
+    assert "/past/" in big.key, "nothing ever joins it"
+    period = big.key.split("/")[1]
+    large = Predictions.from_bytes(big.value)
+    large = replace(large, **{name: np.repeat(getattr(large, name), 30) for name in ("at", "score", "slot", "label")})
+    large = replace(large, ids=np.arange(18_000, dtype=np.uint64)).to_bytes()
+    left = [Put(f"predictions/{period}/room/{n:064}", large if n % 8 else big.value, None) for n in range(24)]
+    for put in left:
+        world.store.commit("line/a", [put])
+    for n in range(5):
+        other = put_candidate(world.blobs, a_reference(), f"c{n}")
+        few, _ = some_rows("a", START + (n + 1) * length, length, 20)
+        batch = world.batch("a", id=f"p{n}", candidate=other, rows=few, labels=None, **start)
+        assert intake.ingest(world.ports, [world.payload(batch)]).accepted == 1
+    kept = [record.key for record in world.store.scan("line/a", "predictions/")]
+    assert len(kept) == 1 + 24 + 5, "none is lost"
+    assert 24 + 5 - 5 * 4 <= sum("/room/" in key for key in kept) < 24
+
+
 def test_a_delivery_of_labels_reads_the_predictions_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many batches it is: the more wait, the less each of them costs."""
     world.clock.advance(DAY)

@@ -648,13 +648,15 @@ def perform(ports: Ports, key: str) -> bool:
     effect = codec.decode(record.value, Outbox).effect
     run = LoopUnit(ports.store, loop_name, ports.clock.now()).run(run_id)
     if _wanted(run, effect):
-        if not isinstance(effect, do.GOES_ON_WHILE_FROZEN) and sites.frozen(ports, loop_name):
+        if not isinstance(effect, do.GOES_ON_WHILE_FROZEN) and _frozen(ports, run):
             return False
         if _PERFORM[type(effect)](ports, run, effect) is False:
             return False
         run = LoopUnit(ports.store, loop_name, ports.clock.now()).run(run_id)
-    if run.phase.final and isinstance(effect, do.Train | do.Evaluate):
-        ports.jobs.cancel(effect.job)  # the run ended while it was being submitted: nobody waits for it
+    if isinstance(effect, do.Train | do.Evaluate):  # while it was being submitted, the run may have ended, or be frozen
+        if run.phase.final:
+            ports.jobs.cancel(effect.job)
+        _cancel_frozen(ports, loop_name)
     try:
         unit = Unit(ports.store, loop_name)
         unit.delete(key)
@@ -662,6 +664,11 @@ def perform(ports: Ports, key: str) -> bool:
     except Conflict:
         return False
     return True
+
+
+def _frozen(ports: Ports, run: Run) -> str:
+    """Why nothing new begins for a run: it, or the one site that it is for, is frozen."""
+    return sites.frozen(ports, run.loop, run.sites[0] if run.sites and len(run.sites) == 1 else "")
 
 
 _ONLY_IN: Mapping[type[do.Effect], tuple[Phase, ...]] = {
@@ -1048,7 +1055,7 @@ def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
             return ""
         why = approval.refusal(request, given, rules, unit.now, sites.frozen(ports, loop_name))
         if given.answer == "approve":
-            why = why or candidates.revoked(ports, loop_name, request.candidate)
+            why = why or candidates.revoked(ports, loop_name, request.candidate) or _swapped(ports, request)
         if why:
             _note_refused(unit, run_id, given, why)
         else:
@@ -1063,6 +1070,18 @@ def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
         return why
 
     return again(attempt)
+
+
+def _swapped(ports: Ports, request: approval.Request) -> str:
+    """What of the question is no longer the bytes that were judged; empty where all are."""
+    try:
+        candidates.manifest(ports, request.candidate)
+        sites.load_plan(ports, request.plan)
+        evidence = ports.blobs.get(f"evidence/{request.evidence}.json")
+    except (NotFound, Refused) as problem:
+        return str(problem)
+    whole = codec.digest(evidence) == request.evidence
+    return "" if whole else f"evidence {request.evidence[:12]} is not what was judged"
 
 
 def refuse(ports: Ports, run_id: str, given: approval.Answer, why: str) -> None:
@@ -1140,7 +1159,7 @@ def _cancel_frozen(ports: Ports, loop_name: str) -> None:
     for run in active_runs(ports, loop_name):
         if run.phase not in (Phase.TRAINING, Phase.EVALUATING):
             continue
-        why = sites.frozen(ports, loop_name, run.sites[0] if run.sites and len(run.sites) == 1 else "")
+        why = _frozen(ports, run)
         if why and ports.jobs.status(lifecycle.job(run)).state == "running":
             event = on.Cancelled(id=f"frozen/{run.id}", run=run.id, at=ports.clock.now(), by="driftloop", reason=why)
             body = codec.encode(event, "Event")

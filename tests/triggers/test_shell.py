@@ -16,7 +16,7 @@ from triggers import codec, events, loop, sites
 from triggers.config import Follows
 from triggers.errors import NotFound, Refused, Retry
 from triggers.lifecycle import IllegalTransition
-from triggers.ports import Change, Message, Put
+from triggers.ports import Change, Job, Message, Put
 from triggers.records import MaintenanceEvent, verify
 from triggers.run import Phase
 
@@ -532,6 +532,25 @@ def test_a_freeze_stops_training_evaluation_and_approval(world: World) -> None:
     assert world.answer("reject") == "", "a rejection begins nothing"
 
 
+@pytest.mark.parametrize("what", ["train", "evaluate"])
+def test_a_job_that_is_submitted_while_somebody_freezes_does_not_run_on(world: World, what: str) -> None:
+    """The look at the freeze was before it."""
+    submit = world.jobs.submit
+
+    def meanwhile(job: Job) -> None:
+        if job.kind == what:
+            world.jobs.holds = True
+            loop.freeze(world.ports, "line", "bob", "power cut")
+        submit(job)
+
+    world.jobs.submit = meanwhile  # type: ignore[method-assign]
+    world.ports = changed(world.ports, jobs=world.jobs)
+    run = loop.retrain(world.ports, "line", "ann", "now")
+    world.pump()
+    assert world.jobs.cancelled == [f"{run}-{what}"]
+    assert world.runs[-1].because == "cancelled by driftloop: line frozen by bob: power cut"
+
+
 @pytest.mark.parametrize("target", ["all", "line"])
 def test_a_freeze_cancels_the_job_that_runs(world: World, target: str) -> None:
     world.jobs.holds = True
@@ -655,12 +674,41 @@ def test_an_answer_that_comes_too_late_does_not_count(world: World) -> None:
     settled(world)
 
 
-def test_a_plan_that_was_changed_after_it_was_shown_is_not_carried_out(world: World) -> None:
+@pytest.mark.parametrize(
+    "what",
+    ["plans/{.plan}", "evidence/{.evidence}.json", "candidates/{.candidate}/manifest.json"],
+    ids=["plan", "evidence", "candidate"],
+)
+def test_nothing_is_approved_that_was_changed_or_is_gone_since_it_was_shown(world: World, what: str) -> None:
+    first = loop.head(world.ports, "line").champion
+    handed_in(world)
+    name = what.format(world.request())
+    shown = world.blobs.get(name)
+    world.blobs.put(name, shown.replace(b'"', b"'", 1))
+    why = world.answer()
+    assert " is not " in why, "what was judged"
+    world.blobs.delete(name)
+    assert "no blob" in world.answer(reason="again")
+    assert world.runs[-1].phase is Phase.AWAITING_APPROVAL
+    assert [p.serves for p in world.plants.all.values()] == [first] * 3
+    assert loop.story(world.ports, "line", world.runs[-1].id)[-2].text.endswith(why)
+    world.blobs.put(name, shown)
+    assert world.answer(reason="at last") == ""
+    world.until("verified")
+    settled(world)
+
+
+def test_a_plan_that_is_changed_once_it_was_approved_is_not_carried_out(world: World) -> None:
     first = loop.head(world.ports, "line").champion
     handed_in(world)
     asked = world.request()
+    send, world.bus.send = world.bus.send, lambda *_: None  # type: ignore[method-assign]
+    world.ports = changed(world.ports, bus=world.bus)
+    assert world.answer() == ""
+    world.bus.send = send  # type: ignore[method-assign]
     world.blobs.put(f"plans/{asked.plan}", world.blobs.get(f"plans/{asked.plan}").replace(b'"lab"', b'"LAB"'))
-    world.answer()
+    loop.sweep(world.ports, "line")
+    world.pump()
     assert [p.serves for p in world.plants.all.values()] == [first] * 3
     run = world.runs[-1]
     assert (run.phase, run.because) == (Phase.REJECTED, "the plan is not the one that was shown, or names no site")

@@ -108,8 +108,19 @@ def form_of_another_run(stage: Any, run: str) -> bool:
 def digest_swapped(stage: Any, run: str) -> bool:
     form = a_form(stage, run)
     record = stage.ports.store.get("flights", f"approval/{run}")
-    newer = record.value.replace(form["plan"].encode(), b"a" * 64)
+    plan = stage.ports.blobs.get(f"plans/{form['plan']}").replace(b"{", b"{ ", 1)
+    stage.ports.blobs.put(f"plans/{codec.digest(plan)}", plan)
+    newer = record.value.replace(form["plan"].encode(), codec.digest(plan).encode())
     stage.ports.store.commit("flights", [Put(record.key, newer, record.version)])
+    stage.answer(run, form)
+    return approved(stage, run)
+
+
+def bytes_swapped(stage: Any, run: str) -> bool:
+    """Between the look and the answer; the digests are what they were."""
+    form = a_form(stage, run)
+    name = f"evidence/{form['evidence']}.json"
+    stage.ports.blobs.put(name, stage.ports.blobs.get(name).replace(b"0", b"9"))
     stage.answer(run, form)
     return approved(stage, run)
 
@@ -245,6 +256,7 @@ ATTACKS = {
         "the mark names the run", form_of_another_run, patched(approvals, "_about", lambda *_: ("approval",))
     ),
     "digest swapped": Attack("the answer names what was shown", digest_swapped, show_nothing_new),
+    "bytes swapped": Attack("what was judged is hashed again", bytes_swapped, patched(loop, "_swapped", lambda *_: "")),
     "expired": Attack("expiry", too_late, as_if(expires=datetime(2100, 1, 1, tzinfo=UTC))),
     "skewed clock": Attack("a question that has expired is withdrawn", with_a_clock_behind, as_if(state="open")),
     "enumeration": Attack("who asks is known first", told_apart, patched(people, "identify", lambda req: ANNA)),

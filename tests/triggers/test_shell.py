@@ -674,6 +674,7 @@ def test_an_answer_that_comes_too_late_does_not_count(world: World) -> None:
     settled(world)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "what",
     ["plans/{.plan}", "evidence/{.evidence}.json", "candidates/{.candidate}/manifest.json"],

@@ -476,6 +476,8 @@ def deploy(ports: Ports, change: Change) -> None:
     try:
         if why := candidates.revoked(ports, change.loop, change.candidate):
             raise Refused(why)
+        if not back and frozen(ports, change.loop, change.site):
+            return  # since it was written; what goes on after the freeze asks again
         underway = ports.executor.apply(change, back or shown)
     except Offline as problem:
         settle(ports, change, "deferred", str(problem) or "offline")

@@ -16,14 +16,15 @@ from typing import Any
 
 import msgspec
 
-from adapters.faults import SKEW, faulty, faulty_ports
+from adapters.faults import SKEW, Crash, faulty, faulty_ports
 from adapters.faults import Faults as Weather
+from drift import envelope
 from drift.windows import Window, too_late
 from tests.triggers.world import HALF, LOOP, Neighbour, World, a_fleet, a_reference, put_candidate
 from triggers import approval, codec, events, lifecycle, loop, policy, rebuild, rollout, sites, windows
 from triggers import config as cfg
 from triggers.errors import DriftloopError, NotFound, Refused, Retry
-from triggers.ports import Delete, Put, Record
+from triggers.ports import Change, Delete, Put, Record
 from triggers.records import BatchRecord, Head, Quarantined, SiteState, site_partition, verify
 from triggers.run import Phase, Run
 
@@ -60,10 +61,10 @@ def accepted(batch: bytes) -> int:
 
 
 class Watched:
-    """A store; which candidates a site was ever verified with, however briefly."""
+    """A store; which candidates a site was ever verified with, however briefly, and which it was to serve."""
 
-    def __init__(self, store: Any, verified: set[str]) -> None:
-        self._store, self._verified = store, verified
+    def __init__(self, store: Any, verified: set[str], meant: set[tuple[str, str]]) -> None:
+        self._store, self._verified, self._meant = store, verified, meant
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -73,8 +74,24 @@ class Watched:
         for change in changes:
             if isinstance(change, Put) and change.key == sites.SITE:
                 state = codec.decode(change.value, SiteState)
+                self._meant.add((partition, state.candidate))
                 if state.status == "verified" and state.observed == state.candidate:
                     self._verified.add(state.candidate)
+
+
+class Meant:
+    """An executor that is asked only for what was written before."""
+
+    def __init__(self, executor: Any, meant: set[tuple[str, str]]) -> None:
+        self._executor, self._meant = executor, meant
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def apply(self, change: Change, *more: Any) -> Any:
+        meant = (site_partition(change.loop, change.site), change.candidate) in self._meant
+        need(21, meant, f"{change.site} is asked to serve {change.candidate[:12]}, and nobody wrote that it should")
+        return self._executor.apply(change, *more)
 
 
 class Beside:
@@ -113,6 +130,7 @@ class Player:
         self.chance, self.busy, self.turns = Random(f"others of {seed}"), 1, 0
         self.told: list[str] = []
         self.verified: set[str] = set()
+        self.meant: set[tuple[str, str]] = set()
         self._watch()
         for player in self.all:
             player.first = player.world.begin()
@@ -123,6 +141,7 @@ class Player:
         self.root, self.world, self.name = root, world, world.name
         self.first = ""
         self.sent: dict[tuple[str, str], bytes] = {}
+        self.tried: set[bytes] = set()
         self.starts: dict[tuple[str, str], int] = {}
         self.rows = dict.fromkeys(NAMES, 0)
         self.conflicts: set[str] = set()
@@ -135,7 +154,9 @@ class Player:
 
     def _watch(self) -> None:
         """Ports of which none fails, for who judges."""
-        self.ports = dataclasses.replace(self.world.ports, store=Watched(self.world.ports.store, self.verified))
+        ports = self.world.ports
+        store, executor = Watched(ports.store, self.verified, self.meant), Meant(ports.executor, self.meant)
+        self.ports = dataclasses.replace(ports, store=store, executor=executor)
         self.world.ports, self.bus = self.ports, self.world.bus
 
     def _storm(self) -> None:
@@ -178,6 +199,9 @@ class Player:
             ACTS[name](self, random)
         except DriftloopError as problem:
             root.told[-1] += f" ({type(problem).__name__})"
+        except Crash:  # of all that this process did
+            root.told[-1] += " (the host dies)"
+            root._restart(random)
         finally:
             root.world.ports, root.world.bus = root.ports, root.bus
         for player in root.all:
@@ -209,6 +233,7 @@ class Player:
                 plant.unsent.clear()
 
     def _send(self, *payloads: bytes) -> None:
+        self.tried.update(payloads)
         if payloads:
             self._sure(lambda: self.world.send(*payloads))
 
@@ -241,7 +266,17 @@ class Player:
 
     def _retrain(self, random: Random) -> None:
         self.world.jobs.gain = random.choice((0.05, 0.05, -0.05, None))
-        loop.retrain(self.world.ports, self.name, random.choice(PEOPLE), "new machine")
+        who, instead = random.choice(PEOPLE), random.random() < 0.3
+        loop.retrain(self.world.ports, self.name, who, "new machine", supersede=instead)
+        self.pump()
+
+    def _jobs(self, random: Random) -> None:
+        """Jobs go on for days, or to their end; those to come fail, or do not."""
+        jobs = self.world.jobs
+        if random.random() < 0.7:
+            jobs.holds = not jobs.holds
+        else:
+            jobs.fails = not jobs.fails
         self.pump()
 
     def _answer(self, random: Random) -> None:
@@ -336,12 +371,19 @@ class Player:
         need(22, self.whole() == before, "one more tick changes something")
         for player in self.all:
             need(20, player._settled(), [player.world.state(name) for name in NAMES])
+            player._told_whole()
+
+    def _told_whole(self) -> None:
+        """What the trail alone says is what is stored."""
+        ports, runs = self.root.ports, {run.id: run for run in self.world.runs}
+        found = rebuild.rebuild(loop.story(ports, self.name))
+        need(24, not (wrong := rebuild.differences(found, loop.head(ports, self.name), runs, ())), wrong)
 
     def _calm(self) -> None:
         ports, world = self.root.ports, self.world
         for plant in world.plants.all.values():
             plant.online = True
-        world.jobs.holds = False
+        world.jobs.holds = world.jobs.fails = False
         if sites.frozen(ports, self.name):
             loop.unfreeze(ports, self.name, "ann")
         if world.runs and world.runs[-1].paused:  # what a person has paused waits for one
@@ -367,7 +409,7 @@ class Player:
         """Remember what the next act is compared with."""
         world = self.world
         self.began = world.clock.now()
-        self.was_frozen = bool(sites.frozen(world.ports, self.name))
+        self.was_frozen = self._freeze_record()
         self.jobs = set(world.jobs.jobs)
         self.applied = {name: len(world.plants[name].applied) for name in NAMES}
         self.last = {run.id: run for run in world.runs}
@@ -408,28 +450,24 @@ class Player:
             need(14, waited and open_ <= put_off, f"{run.id} goes on before {[(r.site, r.status) for r in rows]}")
 
     def _telemetry(self) -> None:
-        [(pending,)] = self.world.database.read(
-            "select (select count(*) from messages where queue = 'telemetry')"
-            " + (select count(*) from scheduled where queue = 'telemetry')"
-            " + (select count(*) from dead where queue = 'telemetry')"  # tried ten times, and kept for a person
-        )
+        waiting = self._waiting()
         for name in NAMES:
             plant = self.world.plants[name]
             unsent = set(plant.unsent)
             arrived = {i: p for (s, i), p in self.sent.items() if s == name and p not in unsent}
+            tried = {i for (s, i), p in self.sent.items() if s == name and p in self.tried}
             part = site_partition(self.name, name)
             counted = {r.key.removeprefix("batch/"): accepted(r.value) for r in self.world.store.scan(part, "batch/")}
-            lost = arrived.keys() - counted.keys()
-            if len(lost) > pending:
-                lost -= self._too_late(name)
-            right = counted.keys() <= arrived.keys() and len(lost) <= pending
-            need(6, right, f"{name}: {len(arrived)} batches came, {len(counted)} are counted")
+            lost = arrived.keys() - counted.keys() - waiting
+            lost -= self._too_late(name) if lost else set()
+            right = counted.keys() <= tried and not lost
+            need(6, right, f"{name}: {len(arrived)} batches came, {len(counted)} are counted, lost {sorted(lost)[:3]}")
             rows = sum(rows_in(r.value) for r in self.world.store.scan(part, "window/"))
             due = sum(counted.values())
             need(4, rows == due, f"{name}: {rows} rows in windows, {due} accepted")
             need(5, rows <= self.rows[name], f"{name}: {rows} rows counted, {self.rows[name]} sent")
-        missing = self.conflicts - set(self.world.quarantined())
-        need(5, len(missing) <= pending, f"conflicts that are not in quarantine: {missing}")
+        missing = self.conflicts - set(self.world.quarantined()) - waiting
+        need(5, not missing, f"conflicts that are not in quarantine: {missing}")
         for record in self.world.store.scan(self.name, "detector/"):
             detector = codec.decode(record.value, loop.Detector)
             for site, until in detector.cursor.items():
@@ -443,6 +481,16 @@ class Player:
             if record.key not in self.kept:
                 need(8, not (wrong := self._unlike(record)), f"{record.key}: {wrong}")
             need(8, self.kept.setdefault(record.key, record.value) == record.value, f"{record.key} has changed")
+
+    def _waiting(self) -> set[str]:
+        """Batches in the queue, those for later and those that failed ten times and are kept for a person, too."""
+        bodies = self.world.database.read(
+            "select bodies.body from bodies join (select queue, body from messages union all select queue, body from"
+            " scheduled union all select queue, body from dead) as one on one.body = bodies.number"
+            " where queue = 'telemetry'"
+        )
+        found = [envelope.peek(body) for (body,) in bodies]
+        return {header.batch for header in found if header.loop == self.name}
 
     def _unlike(self, record: Record) -> str:
         """How a decision differs from what it was made of, as it is kept."""
@@ -491,10 +539,15 @@ class Player:
 
     def _sites(self) -> None:
         approved = {r.candidate for r in self.decided.values() if r.state == "approved"} | {self.first}
+        runs = {run.id: run for run in self.world.runs}
         updating = 0
         for name in NAMES:
             state, plant = self.world.state(name), self.world.plants[name]
             need(9, plant.serves in approved, f"{name} serves what nobody approved")
+            if state.action == "deploy":
+                need(
+                    9, self._bound(runs[state.run], state), f"{name} is to serve for {state.run} what was not approved"
+                )
             manifest = self.world.blobs.get(f"candidates/{plant.serves}/manifest.json")
             need(12, codec.digest(manifest) == plant.serves, f"{name} serves what is not what its digest says")
             need(3, state.fence >= self.fences.get(name, 0), f"{name}: the fence falls to {state.fence}")
@@ -511,9 +564,18 @@ class Player:
                 need(19, open_, f"{name} is changed outside its window")
         need(15, updating <= 2, f"{updating} are being changed")
 
+    def _bound(self, run: Run, state: SiteState) -> bool:
+        """Whether the site is to serve what was approved for its run, by what was shown then."""
+        asked = self.decided.get(run.id)
+        shown = asked and (asked.state, asked.candidate, asked.evidence, asked.plan)
+        return state.candidate == run.candidate and shown == ("approved", run.candidate, run.evidence, run.plan)
+
+    def _freeze_record(self) -> Record | None:
+        return self.root.ports.store.get("driftloop", f"freeze/{self.name}")
+
     def _frozen(self) -> None:
-        if not (self.was_frozen and sites.frozen(self.world.ports, self.name)):
-            return
+        if self.was_frozen is None or self.was_frozen != self._freeze_record():
+            return  # not frozen, or not all the while
         need(18, set(self.world.jobs.jobs) <= self.jobs, f"while frozen: {set(self.world.jobs.jobs) - self.jobs}")
         for name in NAMES:
             plant, state = self.world.plants[name], self.world.state(name)
@@ -554,6 +616,7 @@ ACTS: dict[str, Callable[[Player, Random], None]] = {
     "a retraining is asked for": Player._retrain,
     "an answer": Player._answer,
     "somebody wants something": Player._ask,
+    "jobs go on or fail, or do not": Player._jobs,
     "freeze or not": Player._freeze,
     "a site is away or back": Player._away,
     "a batch again": Player._again,
@@ -568,6 +631,7 @@ TURNS: list[Callable[[Player, Random], object]] = [
     lambda player, random: random.choice(player.all)._answer(random),
     lambda player, random: random.choice(player.all)._hand_in(random),
     lambda player, random: random.choice(player.all)._ask(random),
+    lambda player, random: random.choice(player.all)._freeze(random),
 ]
 OFTEN = ["half a day"] * 8 + ["an answer"] * 4 + ["a candidate is handed in"] * 2 + [*ACTS]
 FAULTS: dict[Any, float] = {
@@ -581,6 +645,8 @@ FAULTS: dict[Any, float] = {
     "slow": 0.001,
     "lost": 0.03,
     "jump": 0.05,
+    "crash before": 0.0005,
+    "crash after": 0.0005,
 }
 
 

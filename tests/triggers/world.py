@@ -136,18 +136,24 @@ class Configs:
 
 @dataclass
 class Trainer:
-    """Port Jobs: what is submitted has ended at once, as `train` and `evaluate` say; each name once."""
+    """Port Jobs: what is submitted has ended at once, as `train` and `evaluate` say; each name once. While it `holds`,
+    those that have not been seen to end go on; what is submitted while it `fails`, fails."""
 
     blobs: FileBlobs
     gain: float | None = 0.05
     shift: float = 0.0
     holds: bool = False
+    fails: bool = False
+    failed: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     evidence: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     assets: dict[str, str] = field(default_factory=dict)
 
     def submit(self, job: Job) -> None:
+        if self.fails and job.name not in self.jobs:
+            self.failed.add(job.name)
         self.jobs.setdefault(job.name, job)
 
     def cancel(self, name: str) -> None:
@@ -166,8 +172,11 @@ class Trainer:
             return JobStatus("unknown")
         if name in self.cancelled:
             return JobStatus("cancelled", reason="cancelled")
-        if self.holds:
+        if self.holds and name not in self.ended:
             return JobStatus("running")
+        self.ended.add(name)
+        if name in self.failed:
+            return JobStatus("failed", reason="out of memory")
         return JobStatus("succeeded", self._trained(job) if job.kind == "train" else self._evaluated(job))
 
     def _trained(self, job: Job) -> dict[str, Any]:

@@ -38,6 +38,9 @@ ROWS = 20
 SETTLE_S = 180.0
 """How long what is under way may take to end, when nobody kills any more."""
 
+RECOVERY_S = 5.0
+"""How long a process may take until it answers again."""
+
 
 @dataclass
 class Chaos:
@@ -77,6 +80,7 @@ class Chaos:
             at_work = [self._thread(w) for w in work]
             self.disturb(host, list(sites.values()))
             self._quiet.set()
+            in_time = time.monotonic() < self._end
             settled = self._settle()
             self._over.set()
             for thread in at_work:
@@ -84,14 +88,14 @@ class Chaos:
             for site in sites.values():
                 site.stop()
             factory.drained(self.factory.state, SETTLE_S)
-        return self._judge(settled, time.monotonic() - began)
+        return self._judge(settled, time.monotonic() - began, in_time)
 
     def host(self) -> Process:
         return self.factory.host()
 
     def disturb(self, host: Process, sites: list[Process]) -> None:
         """Kill, until it is enough."""
-        killers = [lambda: self._kill(host, "host"), *(lambda s=s: self._kill(s, "site") for s in sites)]  # type: ignore[misc]
+        killers = [lambda: self._kill(host, "host"), *(lambda s=s: self._kill(s, "site") for s in sites)]
         for thread in [self._thread(killer) for killer in [*killers, self._kill_jobs]]:
             thread.join()
 
@@ -226,7 +230,7 @@ class Chaos:
 
     def _do(self, page: Page, what: str) -> None:
         cookie = {"Cookie": page.headers["Cookie"]}
-        token = json.loads(ask(self.factory.port, "GET", "/api/session", **cookie)[1])["csrf"]
+        token = json.loads(ask(self.factory.port, "GET", "/api/session", None, 10.0, **cookie)[1])["csrf"]
         headers = {**cookie, "Origin": page.base, "X-CSRF-Token": token}
         ask(self.factory.port, "POST", f"/api/{what}", b'{"reason": "chaos"}', **headers)
 
@@ -255,7 +259,7 @@ class Chaos:
             time.sleep(2.5)
         return True
 
-    def _judge(self, settled: float, seconds: float) -> dict[str, Any]:
+    def _judge(self, settled: float, seconds: float, in_time: bool) -> dict[str, Any]:
         found = factory.audit(self.factory.state)
         wrong = list(found.wrong) + self.problems
         scored = lost = doubled = 0
@@ -270,9 +274,10 @@ class Chaos:
         aside = Counter(reason for _, reason in found.quarantined)
         wrong += [f"{n} batches quarantined: {reason}" for reason, n in aside.most_common(5)]
         moving = sum(n for phase, n in found.phases.items() if not Phase(phase).final)
-        return {
+        told: dict[str, Any] = {
             "asked": self.kills,
             "killed": self.killed,
+            "in time": in_time,
             "seconds": seconds,
             "recovery": self.recovery,
             "rows answered": scored,
@@ -282,8 +287,21 @@ class Chaos:
             "runs": dict(found.phases),
             "moving": moving,
             "settled": settled,
-            "wrong": wrong,
         }
+        return {**told, "wrong": wrong + unmet(told)}
+
+
+def unmet(told: Mapping[str, Any]) -> list[str]:
+    """What was asked for and is not so, in words. Fewer kills are wrong only where `minutes` did not end them."""
+    total, wrong = sum(told["killed"].values()), []
+    if total < told["asked"] and told["in time"]:
+        wrong.append(f"{total:,} of {told['asked']:,} kills")
+    for what, seconds in told["recovery"].items():
+        if slow := sum(s > RECOVERY_S for s in seconds):
+            wrong.append(f"{what}: {slow} recoveries above {RECOVERY_S:g} s")
+    if told["moving"]:
+        wrong.append(f"{told['moving']} runs have not ended after {SETTLE_S:g} s")
+    return wrong
 
 
 def somewhere(work: Callable[[Factory], dict[str, Any]]) -> dict[str, Any]:
@@ -309,7 +327,8 @@ def show(found: Mapping[str, Any]) -> list[str]:
         p50, p99 = factory.percentile(seconds, 0.5), factory.percentile(seconds, 0.99)
         slowest = max(seconds, default=0.0)
         lines.append(
-            f"{what} answers again after {p50:.2f} s (p50), {p99:.2f} s (p99), {slowest:.2f} s (max; asked: 5)"
+            f"{what} answers again after {p50:.2f} s (p50), {p99:.2f} s (p99), {slowest:.2f} s (max; "
+            f"asked: {RECOVERY_S:g}{', not met' if slowest > RECOVERY_S else ''})"
         )
     lines.append(
         f"{found['rows answered']:,} rows answered, {found['batches accepted']:,} batches accepted by hand; "

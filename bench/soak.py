@@ -87,12 +87,14 @@ def show(found: dict[str, Any]) -> list[str]:
     last = found["samples"][-1] if found["samples"] else {}
     rows, batches = found["rows answered"], found["batches accepted"]
     counted, pending = found["batches counted"], found["pending"]
+    grew = found["grew"] or "nothing"
+    growth = f"grew: {grew}" if len(found["samples"]) >= LEAST else f"growth not looked at (fewer than {LEAST} samples)"
     now = ", ".join(f"{what} {value:.0f}" for what, value in last.items())
     said = f"{found['minutes']:g} minutes with {FAULTS:.0%} faults a call"
     return [
         f"{said}: {rows:,} rows answered, {batches:,} batches sent",
         f"{counted:,} batches counted, {pending} pending; runs: {found['runs']}",
-        f"{now} at the end; grew: {found['grew'] or 'nothing'}",
+        f"{now} at the end; {growth}",
         "wrong: " + ("; ".join(found["wrong"]) or "nothing"),
     ]
 

@@ -1,0 +1,78 @@
+"""What the proofs of docs/guarantees.md call wrong, so that they exit with 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import chaos, load, soak
+
+CHAOS: dict[str, Any] = {
+    "asked": 20,
+    "killed": {"host": 5, "site": 14, "job": 1},
+    "in time": True,
+    "recovery": {"host": [0.5, 5.0], "site": []},
+    "moving": 0,
+}
+LOAD: dict[str, Any] = {
+    "pace": 200.0,
+    "statuses": {"202": 90, "503": 10},
+    "took": {"http": [0.01] * 99 + [0.24], "queue": [0.25]},
+    "memory": 300.0,
+    "drained": 300.0,
+}
+SOAK: dict[str, Any] = {
+    "minutes": 1,
+    "rows answered": 1,
+    "batches accepted": 1,
+    "batches counted": 1,
+    "pending": 0,
+    "runs": {},
+    "grew": {},
+    "wrong": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, []),
+        ({"killed": {"host": 5, "site": 14, "job": 0}}, ["19 of 20 kills"]),
+        ({"killed": {"host": 5, "site": 14, "job": 0}, "in time": False}, []),
+        ({"recovery": {"host": [0.5], "site": [5.1, 6.0]}}, ["site: 2 recoveries above 5 s"]),
+        ({"moving": 1}, ["1 runs have not ended after 180 s"]),
+    ],
+)
+def test_a_run_of_kills_is_wrong_where_less_was_done_or_kept(changes: dict[str, Any], wrong: list[str]) -> None:
+    assert chaos.unmet({**CHAOS, **changes}) == wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, []),
+        ({"took": {"http": [0.26], "queue": [0.3]}}, ["http: p99 260 ms", "queue: p99 300 ms"]),
+        ({"took": {"http": [], "queue": [0.1]}}, ["http: nothing was taken"]),
+        ({"took": {"http": [9.0], "queue": []}, "pace": 1000.0}, []),
+        ({"memory": 301.0, "pace": 1000.0}, ["301 MB of memory"]),
+        ({"drained": float("inf"), "pace": 1000.0}, ["batches waited for more than 300 s"]),
+        ({"statuses": {"202": 9, "429": 1, "TimeoutError": 2}}, ["1 answers of 429", "2 answers of TimeoutError"]),
+    ],
+)
+def test_a_load_is_wrong_where_it_is_slow_large_or_refused(changes: dict[str, Any], wrong: list[str]) -> None:
+    assert load.unmet({**LOAD, **changes}) == wrong
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"), [(soak.LEAST - 1, "growth not looked at (fewer than 60 samples)"), (60, "grew: nothing")]
+)
+def test_nothing_is_said_of_growth_in_too_short_a_soak(samples: int, said: str) -> None:
+    flat = [{"memory": 100.0, "handles": 20.0, "pending": 0.0}] * samples
+    assert soak.grew(flat) == {}
+    assert said in "\n".join(soak.show({**SOAK, "samples": flat}))
+
+
+def test_growth_is_found() -> None:
+    rising = [{"memory": 100.0, "handles": float(n), "pending": 0.0} for n in range(100)]
+    assert soak.grew(rising) == {"handles": (37.0, 87.0)}

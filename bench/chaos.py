@@ -35,6 +35,13 @@ from triggers.run import Phase
 ROWS = 20
 """Rows of a request, and of a batch."""
 
+JOBS = 0.05
+"""The share of the kills that is kept for jobs: they run seldom, and the others are always there."""
+
+LOOK_S = 0.05
+PATIENCE_S = 60.0
+"""How long the last kills wait for a job; what is left then is said, and wrong."""
+
 SETTLE_S = 180.0
 """How long what is under way may take to end, when nobody kills any more."""
 
@@ -61,7 +68,8 @@ class Chaos:
         self.scored = {name: set() for name in self.factory.names}
         self.accepted = {name: set() for name in self.factory.names}
         self._over, self._quiet = threading.Event(), threading.Event()
-        self._left, self._lock = self.kills, threading.Lock()
+        jobs = round(JOBS * self.kills)
+        self._left, self._lock = {"job": jobs, "other": self.kills - jobs}, threading.Lock()
 
     def run(self) -> dict[str, Any]:
         """Kill, then let it settle, stop it and look through what it left."""
@@ -113,10 +121,11 @@ class Chaos:
     # --- who kills
 
     def _one_more(self, what: str) -> bool:
+        share = what if what in self._left else "other"
         with self._lock:
-            if not self._left or time.monotonic() > self._end:
+            if not self._left[share] or time.monotonic() > self._end:
                 return False
-            self._left -= 1
+            self._left[share] -= 1
             self.killed[what] += 1
             return True
 
@@ -141,15 +150,25 @@ class Chaos:
             self.recovery[what].append(time.monotonic() - died)
 
     def _kill_jobs(self) -> None:
-        """The process groups of training and evaluation: their ids are in the jobs' own folders."""
-        chance = random.Random(f"{self.seed}/jobs")
-        while self._left and time.monotonic() < self._end:
-            time.sleep(chance.uniform(2.0, 8.0))
-            running = [
-                job for job in map(Child, self.factory.state.glob("jobs/*.*")) if job.folder.is_dir() and job.runs()
-            ]
-            if running and chance.random() < 0.5 and self._one_more("job"):
-                running[0].kill()
+        """Every second process group of training and evaluation, at a random moment: their ids are in the jobs' own
+        folders."""
+        chance, seen, last = random.Random(f"{self.seed}/jobs"), set(), time.monotonic()
+        while self._left["job"] and time.monotonic() < self._end:
+            time.sleep(LOOK_S)
+            for job in map(Child, self.factory.state.glob("jobs/*.*")):
+                this = job.name, job.starts()
+                if not this[1] or this in seen:
+                    continue
+                seen.add(this)
+                last = time.monotonic()
+                time.sleep(chance.uniform(0.0, 1.0))
+                if chance.random() < 0.5 and job.runs() and self._one_more("job"):
+                    job.kill()
+            if self._left["other"]:
+                last = time.monotonic()
+            elif time.monotonic() - last > PATIENCE_S:
+                self.problems.append(f"no job ran for {PATIENCE_S:g} s")
+                return
 
     # --- who works
 

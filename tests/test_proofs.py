@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import random
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +52,43 @@ SOAK: dict[str, Any] = {
 )
 def test_a_run_of_kills_is_wrong_where_less_was_done_or_kept(changes: dict[str, Any], wrong: list[str]) -> None:
     assert chaos.unmet({**CHAOS, **changes}) == wrong
+
+
+def killer(state: Path, kills: int) -> chaos.Chaos:
+    """Where the kills of host and sites are used up."""
+    made = chaos.Chaos(SimpleNamespace(names=(), state=state), kills)  # type: ignore[arg-type]
+    made._end = time.monotonic() + 60
+    made._left["other"] = 0
+    return made
+
+
+@pytest.mark.parametrize(("kills", "jobs"), [(1000, 50), (20, 1), (3, 0)])
+def test_a_share_of_the_kills_is_kept_for_jobs(kills: int, jobs: int, tmp_path: Path) -> None:
+    made = killer(tmp_path, kills)
+    assert made._left["job"] == jobs
+    assert not made._one_more("site")
+    assert made._one_more("job") is bool(jobs)
+
+
+def test_a_job_that_runs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "Random", lambda _: SimpleNamespace(uniform=lambda a, b: a, random=lambda: 0.0))
+    folder = tmp_path / "jobs" / "line.1-train"
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = subprocess.Popen(["sleep", "60"], start_new_session=True, pass_fds=(lock.fileno(),))
+    (folder / "pids").write_text(f"{job.pid}\n")
+    made = killer(tmp_path, 20)
+    made._kill_jobs()
+    assert job.wait(10) == -9
+    assert (made.killed["job"], made.problems) == (1, [])
+
+
+def test_where_no_job_runs_the_kills_end_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "PATIENCE_S", 0.1)
+    made = killer(tmp_path, 20)
+    made._kill_jobs()
+    assert (made.killed["job"], made.problems) == (0, ["no job ran for 0.1 s"])
 
 
 @pytest.mark.parametrize(

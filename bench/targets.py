@@ -6,11 +6,12 @@ import base64
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from bench import outside
 from bench.fuzz import Target
 from bench.mutate import mutated
 from drift import envelope, performance, reference, sketch, windows
@@ -33,7 +35,7 @@ START = 1_772_323_200
 
 def decoders() -> list[Target]:
     """Every reader of bytes that come from a site, a service, a person's file or the disk."""
-    return [*_envelopes(), *_binaries(), *_stored(), *_files(), *_site()]
+    return [*_envelopes(), *_binaries(), *_stored(), *_files(), *outside.rows(), *_site()]
 
 
 def a_batch(**changes: Any) -> Batch:
@@ -164,7 +166,8 @@ def _site() -> list[Target]:
 @contextmanager
 def endpoints() -> Iterator[list[Target]]:
     """Every function of the app behind HTTP, on a state in which a run waits for its answer; the server's own reading
-    of requests; and batches from the queue. The state is in memory where the machine has a file system for that."""
+    of requests; batches from the queue; what a job wrote; and the edge program. The state is in memory where the
+    machine has a file system for that."""
     from tests.functions.conftest import Stage
 
     memory = Path("/dev/shm")
@@ -172,12 +175,12 @@ def endpoints() -> Iterator[list[Target]]:
     logging.disable(logging.CRITICAL)
     settings = dict(os.environ)
     try:
-        with Stage(folder / "state") as stage:
+        with Stage(folder / "state") as stage, outside.site(folder / "edge") as edge:
             stage.configure()
             run = stage.begin()
             stage.judge(run)
             stage.sign_in("anna")
-            yield _endpoints(stage, run)
+            yield [*_endpoints(stage, run), *outside.results(stage, run), *edge]
     finally:
         os.environ.clear()
         os.environ |= settings  # its clock stands still
@@ -197,7 +200,7 @@ def _endpoints(stage: Stage, run: str) -> list[Target]:
 
     def ask(data: bytes) -> None:
         errors.clear()
-        method, url, headers, body = _parsed(data)
+        method, url, headers, body = parsed(data)
         status, answered, _ = stage.host.request(method, f"{stage.origin}{url}", headers, body)
         if status >= 500 and status not in (501, 503):
             raise Broken(f"{status} for {method} {url[:100]}: {errors[0] if errors else ''!r}") from (
@@ -206,25 +209,32 @@ def _endpoints(stage: Stage, run: str) -> list[Target]:
         if not any(name.lower() == "x-content-type-options" for name, _ in answered):
             raise Broken(f"{status} for {method} {url[:100]} without security headers")
 
-    def connect(data: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", stage.server.port), timeout=5) as connection:
-            connection.sendall(data[:60_000])
-            connection.shutdown(socket.SHUT_WR)
-            answer = b""
-            while part := connection.recv(1 << 16):
-                answer += part
-        if answer and not answer.startswith(b"HTTP/1.1 "):
-            raise Broken(f"answered {answer[:60]!r}")
-        if answer[9:12] in (b"500", b"502"):
-            raise Broken(answer[:300].decode("latin-1"))
-
     requests = _requests(stage, run)
     raw = [r.replace(b"\r\n", b" HTTP/1.1\r\nhost: localhost\r\n", 1) for r in requests]
     return [
         Target("http-request", ask, (), requests, 8.0, _mutated_request),
-        Target("http-socket", connect, (ConnectionError,), raw, 1.0),
+        Target("http-socket", connected(stage.server.port), (ConnectionError,), raw, 1.0),
         Target("queue-telemetry", lambda data: intake.ingest(stage.ports, [data]), (), _known(stage), 2.0),
     ]
+
+
+def connected(port: int, head: bytes = b"HTTP/1.1 ") -> Callable[[bytes], None]:
+    """Send bytes to a server of this machine, and look at what it answers, which begins with `head`."""
+
+    def connect(data: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(data[:60_000])
+            with suppress(OSError):  # it may be gone
+                connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while part := connection.recv(1 << 16):
+                answer += part
+        if answer and not answer.startswith(head):
+            raise Broken(f"answered {answer[:60]!r}")
+        if answer[9:12] in (b"500", b"502"):
+            raise Broken(answer[:300].decode("latin-1"))
+
+    return connect
 
 
 def _known(stage: Stage) -> list[bytes]:
@@ -244,17 +254,32 @@ def _requests(stage: Stage, run: str) -> list[bytes]:
     cookie = "; ".join(f"{k}={v}" for k, v in stage.cookies.items())
     csrf = stage.get("/api/session").json()["csrf"]
     page = {"cookie": cookie, "origin": stage.origin, "x-csrf-token": csrf}
+    named = _names(stage, run)
     found = []
     for function in stage.host.functions:
         if function.kind != "http":
             continue
-        path = f"/api/{function.route}".replace("{loop}", "flights").replace("{run}", run).replace("{id}", "ab" * 16)
-        path = path.replace("{*file}", "app.js").replace("{*name}", "evidently/flights/x.html")
+        path = "/api/" + re.sub(r"\{([^}]+)\}", lambda part: named[part[1]], function.route)
+        assert "{" not in path, path
+        assert "GET" not in function.methods or stage.get(path).status != 404, path
         for method in function.methods:
             for body in _bodies(stage, run, function.route) if method == "POST" else [b""]:
                 kind = "application/x-www-form-urlencoded" if b"csrf=" in body else "application/json"
                 found.append(_written(method, path, {**page, "content-type": kind}, body))
     return found
+
+
+def _names(stage: Stage, run: str) -> dict[str, str]:
+    """What is there, by the name that routes have for it."""
+    from triggers import intake
+
+    report = "evidently/flights/x.html"
+    stage.ports.blobs.put(report, b"<p>")
+    intake.ingest(stage.ports, [envelope.encode(a_batch(), SCHEMA)])
+    known = {"loop": "flights", "run": run, "site": "JFK", "feature": "wind", "*file": "app.js", "*name": report}
+    (aside,) = stage.get("/api/loops/flights/quarantine").json()["quarantined"][-1:]
+    (check,) = stage.get("/api/loops/flights/drift").json()["checks"][-1:]
+    return known | {"id": aside["id"], "check": check["id"]}
 
 
 def _bodies(stage: Stage, run: str, route: str) -> list[bytes]:
@@ -293,7 +318,7 @@ def _written(method: str, path: str, headers: dict[str, str], body: bytes) -> by
     return head.encode() + b"\r\n\r\n" + body
 
 
-def _parsed(data: bytes) -> tuple[str, str, dict[str, str], bytes]:
+def parsed(data: bytes) -> tuple[str, str, dict[str, str], bytes]:
     """As a server would have read it: what no server lets through is made harmless."""
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")

@@ -29,6 +29,7 @@ def test_no_endpoint_falls_over_or_answers_without_its_headers() -> None:
 
 def test_what_is_in_the_corpus_is_tried() -> None:
     names = {t.name for t in decoders()} | {"http-request", "http-socket", "queue-telemetry"}
+    names |= {"job-train", "job-evaluate", "edge-request", "edge-socket"}
     assert {p.name for p in CORPUS.iterdir()} <= names
     assert all(kept(p.name) for p in CORPUS.iterdir())
 

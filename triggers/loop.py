@@ -959,7 +959,7 @@ def job_ended(ports: Ports, name: str) -> None:
             event = (
                 _trained(ports, common, status.result) if kind == "train" else _evidence(ports, common, status.result)
             )
-        except (KeyError, AttributeError, TypeError, ValueError, msgspec.ValidationError) as problem:
+        except (KeyError, AttributeError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as problem:
             event = on.JobFailed(**common, job=name, reason=f"what it wrote cannot be read: {problem}")
     ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
 
@@ -967,15 +967,17 @@ def job_ended(ports: Ports, name: str) -> None:
 def _trained(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained | on.JobFailed:
     made = {"type": "trained", **common, "candidate": result["candidate"], "rows": result["rows"]}
     event = msgspec.convert(made, on.Trained)
-    if why := candidates.revoked(ports, loop_of(event.run), event.candidate):
-        return on.JobFailed(**common, job=f"{event.run}-train", reason=f"what it made is refused: {why}")
-    return event
+    try:
+        why = candidates.revoked(ports, loop_of(event.run), event.candidate)
+    except Refused as problem:  # no digest, but a name longer than any
+        why = str(problem)
+    return on.JobFailed(**common, job=f"{event.run}-train", reason=f"what it made is refused: {why}") if why else event
 
 
 def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Evaluated:
     """What the evaluation wrote, kept whole under its digest. What is no number becomes None, and fails the gate.
 
-    Raises KeyError, AttributeError, TypeError, ValueError or ValidationError where it is no evidence at all.
+    Raises KeyError, AttributeError, TypeError, ValueError, RecursionError or ValidationError where it is no evidence.
     """
     data = msgspec.json.encode(_finite(dict(result)), order="deterministic")
     name = codec.digest(data)

@@ -303,7 +303,7 @@ class AzureMlJobs:
             result = msgspec.json.decode(data, type=dict[str, Any])
         except msgspec.ValidationError:
             return JobStatus("failed", reason="result.json is not an object", log=log)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return JobStatus("failed", reason=f"result.json cannot be read: {error}", log=log)
         if "error" in result or _state(found) != "Completed":
             return JobStatus("failed", result, str(result.get("error") or _state(found)), log)

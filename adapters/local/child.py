@@ -100,12 +100,12 @@ class Child:
             result = json.loads((self.folder / "result.json").read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return JobStatus("failed", reason=f"result.json cannot be read: {error}")
         if not isinstance(result, dict):
             return JobStatus("failed", reason="result.json is not an object")
         if "error" in result:
-            return JobStatus("failed", result, str(result["error"]))
+            return JobStatus("failed", result, str(result["error"]).encode(errors="replace").decode())  # no surrogates
         return JobStatus("succeeded", result)
 
     def ended(self) -> JobStatus | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace as changed
 from datetime import timedelta
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from triggers.run import Phase
 replace = msgspec.structs.replace
 MINUTE = timedelta(minutes=1)
 Worlds = Callable[..., World]
+Patch = pytest.MonkeyPatch
 
 
 def drifted(world: World) -> World:
@@ -213,6 +215,16 @@ def test_evidence_that_proves_nothing_never_passes(
     assert run.because.startswith(why)
 
 
+def test_a_candidate_with_a_name_longer_than_any_ends_the_run_in_words(world: World, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(world.jobs, "_trained", lambda job: {"candidate": "c" * 500, "rows": 5000})
+    loop.retrain(world.ports, "line", "eve", "new sensors")
+    world.pump()
+    run = world.runs[-1]
+    assert (run.phase, run.outcome) == (Phase.FAILED, "")
+    assert "what it made is refused: a key of " in run.because
+    settled(world)
+
+
 @pytest.mark.parametrize(
     "evidence",
     [
@@ -225,6 +237,7 @@ def test_evidence_that_proves_nothing_never_passes(
         {"to": 5},
         {"sites": {"a": 5}},
         {"log_loss": [1]},
+        {"more": reduce(lambda inner, _: [inner], range(2000), None)},
     ],
 )
 def test_evidence_that_cannot_be_read_ends_the_run_in_words(world: World, evidence: dict[str, Any]) -> None:

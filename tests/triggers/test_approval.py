@@ -128,6 +128,7 @@ def test_nobody_approves_what_they_asked_for_or_wrote_whatever_account_they_use(
     assert refusal(request, answer, open_, NOW) == "", "without its defence the attack succeeds"
 
 
+@pytest.mark.attack
 def test_two_people_have_to_approve_and_are_counted_by_person() -> None:
     rules = Approval(approvers=("ann", "bob", "ann-admin"), accounts={"ann": ("ann-admin",)}, needed=2)
     once = answered(a_request(), an_answer(), rules, NOW)

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import replace as changed
 from datetime import timedelta
-from functools import reduce
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
 
+from drift.telemetry import Serving
 from tests.triggers.world import DAY, LOOP, START, World, a_fleet, a_reference, put_candidate
-from triggers import codec, events, loop, sites
+from triggers import codec, events, intake, loop, sites
 from triggers.config import Follows
 from triggers.errors import NotFound, Refused, Retry
 from triggers.lifecycle import IllegalTransition
@@ -129,6 +130,44 @@ def test_drift_leads_by_training_gate_and_a_person_to_a_verified_rollout(world: 
     assert len(world.runs) == 1, "the new champion is not blamed for what the old one saw"
 
 
+def checks(world: World, order: Random | None = None) -> list[tuple[Any, ...]]:
+    """What each check of four days found and decided; x moves on the third. Where there is an `order`, a day's batches
+    come by chance: in any order, some twice, in groups of any size."""
+    found = []
+    for day in range(4):
+        world.shift = 3.0 if day > 1 else 0.0
+        told = []
+        for _ in range(2):
+            world.clock.advance(DAY / 2)
+            for whole in map(world.batch, "abc"):
+                told.append(changed(whole, id=f"{whole.id}-rows", labels=None))
+                told.append(changed(whole, id=f"{whole.id}-labels", rows=None, serving=Serving()))
+        payloads = [world.payload(batch) for batch in told]
+        if order:
+            payloads += order.sample(payloads, 4)
+            order.shuffle(payloads)
+        while payloads:
+            group = order.randint(1, 7) if order else len(payloads)
+            intake.ingest(world.ports, payloads[:group])
+            del payloads[:group]
+        said = loop.check(world.ports, "line")
+        reports = {c: msgspec.json.encode(report.to_dict()) for c, report in said.reports.items()}
+        found.append((said.decision, said.run, reports, loop.head(world.ports, "line").history))
+    return found
+
+
+def test_batches_in_any_order_lead_to_the_same_decision(worlds: Worlds) -> None:
+    ways = []
+    for order in (None, Random(1), Random(2)):
+        world = worlds()
+        world.begin()
+        ways.append(checks(world, order))
+    for decision, *_ in ways[0]:
+        assert decision.weighed, "the digest of all that it was made of"
+    assert [d.action for d, *_ in ways[0]].count("retrain") == 1
+    assert all(way == ways[0] for way in ways[1:])
+
+
 def only_b_moves(world: World) -> None:
     speak = world.batch
 
@@ -237,7 +276,7 @@ def test_a_candidate_with_a_name_longer_than_any_ends_the_run_in_words(world: Wo
         {"to": 5},
         {"sites": {"a": 5}},
         {"log_loss": [1]},
-        {"more": reduce(lambda inner, _: [inner], range(2000), None)},
+        {"more": msgspec.json.decode(b"[" * 500 + b"]" * 500)},
     ],
 )
 def test_evidence_that_cannot_be_read_ends_the_run_in_words(world: World, evidence: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from triggers.ports import JobStatus
 
 _START = 'echo $$ >>"$0" && exec nice -n "$@"'
 _STOP_S = 10.0
+DEPTH = 100
+"""Levels of a result. What is much deeper can be read or not, by what else is on the stack."""
 
 
 class Child:
@@ -104,6 +106,8 @@ class Child:
             return JobStatus("failed", reason=f"result.json cannot be read: {error}")
         if not isinstance(result, dict):
             return JobStatus("failed", reason="result.json is not an object")
+        if _deeper(result, DEPTH):
+            return JobStatus("failed", reason=f"result.json cannot be read: nested deeper than {DEPTH}")
         if "error" in result:
             return JobStatus("failed", result, str(result["error"]).encode(errors="replace").decode())  # no surrogates
         return JobStatus("succeeded", result)
@@ -154,6 +158,11 @@ class Child:
             return [int(line) for line in self._pids.read_text().split()]
         except FileNotFoundError:
             return []
+
+
+def _deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (not levels or any(_deeper(v, levels - 1) for v in inner))
 
 
 def _kill(group: int) -> None:

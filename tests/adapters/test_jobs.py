@@ -20,6 +20,7 @@ from adapters.azure.ml import AzureMlJobs, quoted, unquoted
 from adapters.azure.workspace import Workspace
 from adapters.faults import Faults, faulty
 from adapters.local.blobs import FileBlobs
+from adapters.local.child import DEPTH, Child
 from adapters.local.clock import SystemClock, VirtualClock
 from adapters.local.configs import FileConfigs
 from adapters.local.database import Database
@@ -230,6 +231,15 @@ def test_a_job_runs_and_what_it_made_is_its_result(both: Shop) -> None:
     assert both.jobs.status("j").state == "running"
     (both.folder() / "go").touch()
     assert both.done() == JobStatus("succeeded", {"rows": 3})
+
+
+@pytest.mark.parametrize("depth", [DEPTH + 1, 900])
+def test_a_result_that_is_nested_deeply_is_refused_whatever_is_on_the_stack(depth: int, tmp_path: Path) -> None:
+    for levels, state in ((DEPTH, "succeeded"), (depth, "failed")):
+        (tmp_path / "result.json").write_text('{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}")
+        made = Child(tmp_path).made()
+        assert made is not None
+        assert made.state == state
 
 
 def test_a_job_submitted_again_runs_once(both: Shop) -> None:

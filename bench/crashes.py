@@ -4,6 +4,9 @@ was done, at one call, and again at a later one of the same story, while it reco
 Where rows, messages, sites, jobs and what people were told are as without faults again before the second, that one is
 played alone, once for all.
 
+Not tried: two kinds of fault in one story (both are before, or after, or an error); and a second one beyond the number
+of calls that the story has without faults: one with a fault makes more, and its last calls get none.
+
 python -m bench.crashes [--minutes M] [--seed S]: first faults in an order by chance, until the time is over (default:
 all of them).
 """

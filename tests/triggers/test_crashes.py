@@ -1,13 +1,17 @@
-"""The process dies at every commit and every send of a story, or is told of an error though it was done: found by
-counting the calls, and the end is the same each time."""
+"""The process dies at every call of a story that is no read (tests/triggers/world.py, READS), or is told of an error
+though it was done: found by counting the calls, and the end is the same each time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import pytest
 
+from adapters.local.store import SqliteStore
 from tests.triggers.crashing import STORIES, Played, played
+from tests.triggers.world import READS, Crash, Faults, Fragile, World
 from triggers import codec, loop
 from triggers.ports import Ports
 from triggers.records import LoopUnit, Outbox, Unit
@@ -28,7 +32,7 @@ def test_without_faults_from_any_half_day_the_end_is_the_same(story: Played) -> 
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_fault_at_a_commit_or_send_changes_nothing(story: Played, how: str) -> None:
+def test_a_fault_at_a_call_changes_nothing(story: Played, how: str) -> None:
     """At calls spread over the story; `make test-wire` takes each."""
     for at in range(2 + HOW.index(how), story.calls + 1, 20):
         assert story.different([at], how) == [], f"differ after a fault at call {at}, {how}"
@@ -36,9 +40,39 @@ def test_a_fault_at_a_commit_or_send_changes_nothing(story: Played, how: str) ->
 
 @pytest.mark.wire
 @pytest.mark.parametrize("how", HOW)
-def test_a_fault_at_any_commit_or_send_changes_nothing(story: Played, how: str) -> None:
+def test_a_fault_at_any_call_changes_nothing(story: Played, how: str) -> None:
     for at in range(1, story.calls + 1):
         assert story.different([at], how) == [], f"differ after a fault at call {at}, {how}"
+
+
+NO_PORTS = {"together", "cache"}
+"""Fields of Ports that are none; uploads and logs are not there in these stories."""
+
+
+def test_every_call_of_a_port_counts_unless_it_is_said_to_read(world: World) -> None:
+    there = {f.name for f in fields(Ports) if getattr(world.ports, f.name) is not None} - NO_PORTS
+    assert there == set(READS)
+    for name in there:
+        fragile, promised = getattr(world.ports, name), vars(get_type_hints(Ports)[name])
+        port = fragile._port
+        assert isinstance(fragile, Fragile)
+        assert [read for read in READS[name] if not callable(getattr(port, read, None))] == [], "reads that are none"
+        for method in {*promised, *dir(port)}:
+            if not method.startswith("_") and callable(getattr(port, method)):
+                guarded = getattr(fragile, method) != getattr(port, method)
+                assert guarded == (method not in READS[name]), f"{name}.{method}"
+
+
+def test_a_new_method_of_a_port_counts() -> None:
+    class Store(SqliteStore):
+        def compact(self, partition: str) -> None:
+            """What somebody adds tomorrow."""
+
+    faults = Faults({2})
+    store: Any = Fragile(object.__new__(Store), faults, READS["store"])
+    store.compact("line")
+    with pytest.raises(Crash):
+        store.compact("line")
 
 
 def test_a_process_that_dies_again_and_again_still_gets_there(story: Played) -> None:

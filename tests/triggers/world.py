@@ -271,7 +271,8 @@ class Plants:
         return None
 
     def finish(self, change: Change) -> None:
-        self.all[change.site].finished.append(change.candidate)
+        if change.candidate not in (finished := self.all[change.site].finished):
+            finished.append(change.candidate)
 
 
 @dataclass
@@ -314,16 +315,34 @@ class Faults:
         return guarded
 
 
-class Fragile:
-    """A port some of whose calls may be the last thing that the process does."""
+READS: Mapping[str, frozenset[str]] = {
+    "store": frozenset({"get", "scan"}),
+    "blobs": frozenset({"get", "exists", "names"}),
+    "bus": frozenset({"receive", "pending", "next_due", "dead_letters"}),
+    "topic": frozenset({"pending", "next_due", "dead_letters", "recent"}),
+    "jobs": frozenset({"status", "newest", "author"}),
+    "executor": frozenset(),
+    "notifier": frozenset(),
+    "signatures": frozenset({"verify"}),
+    "people": frozenset({"identify", "may_look", "sign", "check", "login", "login_link"}),
+    "clock": frozenset({"now"}),
+    "configs": frozenset({"loops", "loop", "fleet"}),
+}
+"""By port, what only reads: a process that dies at it has died after the write before. All else that is public may be
+the last thing that it does. `receive` locks: who dies after it dies before the next write, or before `complete`."""
 
-    def __init__(self, port: Any, faults: Faults, *names: str) -> None:
-        self._port = port
-        for name in names:
-            setattr(self, name, faults.guard(getattr(port, name)))
+
+class Fragile:
+    """A port each of whose calls, but its reads, may be the last thing that the process does."""
+
+    def __init__(self, port: Any, faults: Faults, reads: Container[str]) -> None:
+        self._port, self._faults, self._reads = port, faults, reads
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._port, name)
+        found = getattr(self._port, name)
+        if name.startswith("_") or name in self._reads or not callable(found):
+            return found
+        return self._faults.guard(found)
 
 
 # --- the world
@@ -368,31 +387,34 @@ class World:
         self.database = Database(self.folder / "state.db")
         self.clock = VirtualClock(self.database, START)
         self.store = SqliteStore(self.database)
-        self.bus = SqliteBus(self.database, self.clock)
-        self.bus.recover()
-        self.topic = SqliteTopic(self.database, self.clock)
-        self.topic.subscribe("forward", ["driftloop.deployment.requested"])
+        bus, topic = SqliteBus(self.database, self.clock), SqliteTopic(self.database, self.clock)
+        bus.recover()
+        topic.subscribe("forward", ["driftloop.deployment.requested"])
+        self.bus, self.topic = self._fragile("bus", bus), self._fragile("topic", topic)
         self.plug()
+
+    def _fragile(self, name: str, port: Any) -> Any:
+        return Fragile(port, self.faults, READS[name])
 
     def plug(self) -> None:
         """The ports, for all the loops that there are."""
-        fragile, worlds = self.faults, [self, *self.neighbours]
+        worlds = [self, *self.neighbours]
         configs, jobs, plants = (
             _Apart(worlds, port) if self.neighbours else getattr(self, port) for port in ("configs", "jobs", "plants")
         )
-        self.ports = Ports(
-            store=Fragile(self.store, fragile, "commit"),
-            blobs=Fragile(self.blobs, fragile, "put"),
-            bus=Fragile(self.bus, fragile, "send"),
-            topic=Fragile(self.topic, fragile, "publish"),
-            jobs=Fragile(jobs, fragile, "submit", "cancel"),
-            executor=Fragile(plants, fragile, "apply"),
-            notifier=Fragile(self.board, fragile, "tell"),
-            signatures=Ed25519(),
-            people=LocalPeople(self.folder / "people.key"),
-            clock=self.clock,
-            configs=configs,
-        )
+        ports = {
+            "store": self.store,
+            "blobs": self.blobs,
+            "jobs": jobs,
+            "executor": plants,
+            "notifier": self.board,
+            "signatures": Ed25519(),
+            "people": LocalPeople(self.folder / "people.key"),
+            "clock": self.clock,
+            "configs": configs,
+        }
+        fragile = {name: self._fragile(name, port) for name, port in ports.items()}
+        self.ports = Ports(bus=self.bus, topic=self.topic, **fragile)
 
     def close(self) -> None:
         self.database.close()

@@ -74,29 +74,33 @@ STORIES = {
 FAST = replace(LOOP, retrain=replace(LOOP.retrain, confirm=1, minimum_rows=50))
 
 
-def half_day(world: World, story: Story, now: int) -> None:
+def half_day(world: World, story: Story, now: int, again: bool = False) -> None:
     """What happens at one half day; who died is started again, and does what it was at once more."""
-    failed = False
     while True:
         try:
-            world.clock.set(START + now * HALF)
-            world.begin()
-            if failed:  # what was sent comes again, and the sweep finds what was not
-                world.pump()
-                loop.sweep(world.ports, "line")
-                world.pump()
-            if now:
-                world.hear()
-                loop.sweep(world.ports, "line")  # more often than there are checks
-                world.pump()
-                world.tick()
-            story.act(world, now)
+            begun(world, story, now, again)
             return
         except Crash:
             world.restart()
         except Retry:  # a timer comes again, and so does whoever asked
             pass
-        failed = True
+        again = True
+
+
+def begun(world: World, story: Story, now: int, again: bool = False) -> None:
+    """One half day, to its end or to the first fault. `again`: it was begun before."""
+    world.clock.set(START + now * HALF)
+    world.begin()
+    if again:  # what was sent comes again, and the sweep finds what was not
+        world.pump()
+        loop.sweep(world.ports, "line")
+        world.pump()
+    if now:
+        world.hear()
+        loop.sweep(world.ports, "line")  # more often than there are checks
+        world.pump()
+        world.tick()
+    story.act(world, now)
 
 
 def end_of(world: World) -> dict[str, Any]:
@@ -225,7 +229,7 @@ class Played:
                 half_day(world, self.story, now)
                 now += 1
                 calls = world.faults.calls
-                if calls < first or _comparable(stored(world)) != self.kept[now].stored or _untrue(world):
+                if calls < first or _comparable(stored(world)) != self.kept[now].stored or untrue(world):
                     continue
                 if later and calls < later[0]:
                     self.healed[first, how] = calls, calls - self.kept[now].calls
@@ -253,7 +257,7 @@ def _comparable(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "memory": {**found["memory"], "jobs": jobs}}
 
 
-def _untrue(world: World) -> str:
+def untrue(world: World) -> str:
     """What is wrong with the audit trail."""
     end = loop.head(world.ports, "line")
     return verify(loop.story(world.ports, "line"), (end.audit, end.audit_hash))

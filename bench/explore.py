@@ -1,8 +1,9 @@
 """Every state that two runs can get into, as bench/model.py says how.
 
 python -m bench.explore: the shape that is asked for, and others with more of what may go wrong, each whole, breadth
-first, and how much that was; with --workers N --runs N ..., that shape. A violation is printed with a shortest history
-that leads to it.
+first, and how much that was; with --workers N --runs N ..., that shape; after it small ones with what else may happen,
+but with --small 0. A violation is printed with a shortest history that leads to it; in the end, which of
+`lifecycle.RULES` nothing has taken.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from bench.model import (
     is_changing,
     is_updating,
     put,
+    rolls,
     swapped_workers,
 )
-from triggers import rollout
+from triggers import events as on
+from triggers import lifecycle, rollout
 from triggers.run import Phase
 
 
@@ -194,13 +197,14 @@ class Space:
         self.cores.append(s)
         values = [self.e.values[n] for n in s.runs]
         over = tuple(self.e.over_with(s, n) for n in range(self.e.shape.runs))
-        seen = (tuple(v and (v.phase, bool(v.paused)) for v in values), s.asked, s.frozen, s.champion, over)
+        phases = tuple(v and (v.phase, bool(v.paused), bool(v.times)) for v in values)
+        seen = (phases, s.asked, s.frozen, s.champion, over)
         ground = self._numbers.get(seen)
         if ground is None:
             ground = self._numbers[seen] = len(self._grounds)
             self._grounds.append(s)
-        rolls = [n for n, v in enumerate(values) if v and v.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK)]
-        self._about.append((ground, rolls[0] if rolls else -1, self.e.quiet(s), 0))
+        rolling = next((n for n, v in enumerate(values) if v and rolls(v)), -1)
+        self._about.append((ground, rolling, self.e.quiet(s), 0))
         other = s._replace(workers=swapped_workers(s.workers))
         self._about[found] = (*self._about[found][:3], found if other == s else self.core(other))
         return found
@@ -236,7 +240,7 @@ class Space:
     def _core_moves(self, core: int) -> tuple[Row, list[Row]]:
         s = self.cores[core]
         self.e.check_core(s)
-        moves = []
+        moves: list[Row] = []
         for _, fault, after in self.e.core_moves(s):
             after = self.e.tidy(after)
             to = self.core(after)
@@ -260,8 +264,8 @@ class Space:
     def _site_facts(self, key: int) -> tuple[Row, list[Row]]:
         """Whether it takes a place, whether it is down, the room it needs, the site once it is asked (-1: not to be),
         whether it is being changed, whether no request is on its way."""
-        s, place = self._grounds[key >> _SITE], self.sites[key & (1 << _SITE) - 1]
-        self.e.check_site(s, 0, place)
+        s, place = self._grounds[key >> _SITE + 1], self.sites[key & (1 << _SITE) - 1]
+        self.e.check_site(s, key >> _SITE & 1, place)
         run = self.e.asks(s)
         how, asked = self.e.turn(place, run)
         to = -1 if asked == place else self.site(self.e.changed(s, 0, asked))
@@ -326,8 +330,9 @@ class Space:
                 yield which, self.pack(to, put([place[which] for place in places], n, there))
 
     def _facts(self, core: Numbers, places: list[Numbers]) -> list[list[Numbers]]:
-        ground = self.about(core, 0) << _SITE
-        return [self.seen.facts(self.seen.find(ground | place)) for place in places]
+        """Only what is approved by rule differs by the wave."""
+        ground, rule = self.about(core, 0) << _SITE + 1, self.e.shape.rule
+        return [self.seen.facts(self.seen.find(ground | min(n, rule) << _SITE | p)) for n, p in enumerate(places)]
 
     def _core_after(self, core: Numbers, places: list[Numbers], faults: bool) -> tuple[Numbers, Numbers]:
         which, moves = self.at_core.moves(self.at_core.find(core))
@@ -506,22 +511,78 @@ SHAPES = (
 )
 """What is asked for, and with more of what may go wrong."""
 
+_SMALL = Shape(workers=1, runs=1, sites=2, people=1)
+SMALL = (
+    _SMALL._replace(workers=2, cancels=1, freezes=1, pauses=1, backs=1),
+    _SMALL._replace(steps=1, pauses=1, backs=1),
+    _SMALL._replace(sites=1, crashes=0, reads=1, pauses=1, backs=1),
+    _SMALL._replace(runs=2, pauses=1, backs=1),
+    _SMALL._replace(workers=2, runs=2, supersedes=1, fails=1),
+    _SMALL._replace(runs=2, people=2, crashes=0, reads=1, supersedes=1),
+    _SMALL._replace(workers=2, runs=2, people=2, needed=2),
+    _SMALL._replace(workers=2, people=2, cancels=1, freezes=1, reads=1, needed=2),
+    _SMALL._replace(workers=2, cancels=1, freezes=1, pauses=1, backs=1, supersedes=1, rule=1),
+    _SMALL._replace(crashes=0, reads=1, backs=1, supersedes=1, rule=1),
+    _SMALL._replace(runs=2, sites=3, people=2, rule=1),
+)
+"""With people who pause, resume and take back; with newer runs; with two who have to approve; with a wave by rule."""
+
+
+@dataclass
+class Taken:
+    """What became of `lifecycle.RULES` in some explorations."""
+
+    taken: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
+    tried: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
+    late: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
+
+    def add(self, e: Explorer) -> None:
+        self.taken |= {rule for rule, count in e.taken.items() if count}
+        self.tried |= {rule for rule, count in e.tried.items() if count}
+        self.late |= e.late
+
+    def never(self) -> set[tuple[Phase, type[on.Event]]]:
+        return set(lifecycle.RULES) - self.taken - self.tried
+
+    def lines(self) -> list[str]:
+        tried = self.tried - self.taken
+        return [
+            f"rules taken: {len(self.taken)} of {len(lifecycle.RULES)}",
+            f"rules that do nothing wherever they may be taken: {_listed(tried)}",
+            f"rules never taken: {_listed(self.never())}",
+            f"without a rule, and put aside: {_listed(self.late)}",
+        ]
+
+
+def _listed(rules: set[tuple[Phase, type[on.Event]]]) -> str:
+    return ", ".join(sorted(f"{phase} {kind.__name__}" for phase, kind in rules)) or "none"
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.explore", description=__doc__)
+    parser.add_argument("--small", type=int, default=1, help="0: without the small ones")
     for name, value in ASKED._asdict().items():
         parser.add_argument(f"--{name}", type=int, help=f"default: {value}")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    return max(_explored(shape) for shape in ((Shape(**given),) if given else SHAPES))
+    small = SMALL if given.pop("small") else ()
+    taken = Taken()
+    worst = max(_explored(shape, taken) for shape in (*((Shape(**given),) if given else SHAPES), *small))
+    for line in taken.lines():
+        print(f"  {line}")
+    return worst
 
 
-def _explored(shape: Shape) -> int:
-    print("  " + ", ".join(f"{value} {name}" for name, value in shape._asdict().items()), flush=True)
+def _explored(shape: Shape, taken: Taken) -> int:
+    e = Explorer(shape)
+    words = (f"{value} {name}" for name, value in shape._asdict().items() if value)
+    print("  " + ", ".join(words), flush=True)
     try:
-        found = explore(shape, told=lambda words: print(f"  {words}", file=sys.stderr, flush=True))
+        found = explore(shape, e, told=lambda words: print(f"  {words}", file=sys.stderr, flush=True))
     except Violation as wrong:
         print(f"  violated: {wrong}")
         return 1
+    finally:
+        taken.add(e)
     print(
         f"  {found.states:,} states, {found.transitions:,} transitions, depth {found.depth}, {found.seconds:.0f} s; "
         f"no violation; each reaches one of {found.quiet:,} ends"

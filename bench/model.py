@@ -6,15 +6,26 @@ still wanted. What is modelled is the world around it: a store with compare and 
 at any time, in any order, and again where they are not acknowledged; workers that take, load, save and acknowledge,
 with others in between, and may die at each of those; training that ends well or not; people who answer, cancel,
 freeze; sites that take a candidate, refuse it, are away, and are well, unwell or silent afterwards; deadlines that pass
-at any time.
+at any time. In small worlds only, and not all of it together: people who pause, resume and take back, newer runs and
+models that take a run's place, two people who have to approve, a first wave that is approved by rule.
 
-What is left out changes no verdict. tests/triggers/test_explorer.py keeps it in, in small worlds, and sees the same.
+Not in it: runs of a part of the fleet, side by side, and sites with a champion of their own; candidates that enter at
+the gate, or are revoked; training at a site; failures that are tolerated (`max_failed`), and sites that failed and go
+back before their run does; sites that refuse the way back, join or leave the fleet, or change in steps; windows,
+blackouts, and what waits for them; what a wave's sites measure together; answers that ask for changes, reminders, who
+may answer later, quiet hours, people with several accounts; a rule whose bounds are not met, or for several waves;
+rules and limits that change meanwhile; what driftloop itself cancels in a freeze (it is as if a person did).
 
-- Times are one instant: a deadline may pass whenever it is set, and is with the bus as soon as it is asked for. Words,
-  names of who answered, and announcements are not kept.
+What else is left out changes no verdict. tests/triggers/test_explorer.py keeps it in, in small worlds, and sees the
+same.
+
+- Times are one instant, but for waves that were resumed and questions that are asked again: a deadline may pass
+  whenever it is set, and is with the bus as soon as it is asked for. Words, names of who answered, and announcements
+  are not kept.
 - A run that has ended is its phase: nobody asks for its jobs any more, nor for its question but if it was approved.
 - A message that `advance` would ignore from here on is dropped (that it does is tried on each), and with it the ids
-  that a phase has seen when the next one begins. A run tells one thing at a time of its sites.
+  that a phase has seen when the next one begins, but for that of an answer by rule. A run tells one thing at a time
+  of its sites.
 - Load and save are one step, but where `reads` is set: a save that somebody overtook does nothing, and one that nobody
   overtook might as well have been loaded just before. What can be told anew for as long as it matters (an answer, the
   end of a job, a wave's time, a cancelling) is then not kept between being sent and being taken.
@@ -28,6 +39,7 @@ What is left out changes no verdict. tests/triggers/test_explorer.py keeps it in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -37,7 +49,7 @@ import msgspec
 from triggers import approval, codec, lifecycle, loop, rollout, sites
 from triggers import effects as do
 from triggers import events as on
-from triggers.config import Approval, Rollout
+from triggers.config import Approval, Automatic, Rollout
 from triggers.policy import Decision
 from triggers.records import RolloutRow
 from triggers.run import Limits, Phase, Run
@@ -57,7 +69,12 @@ class Shape(NamedTuple):
     """How large the world is; `crashes`, `cancels`, `freezes`: whether there are any, and then any number: that takes
     no more states than one, as nothing has to count them. `steps`: whether a request at a site is several (its
     intent, the call, what came of it), with other workers in between and deaths at each, as where a session's lock is
-    lost; else it is one, as the queue's sessions have it. `reads`: whether others may come in between load and save."""
+    lost; else it is one, as the queue's sessions have it. `reads`: whether others may come in between load and save.
+
+    `pauses`: up to how many times a rollout is resumed; until then people may pause it. `backs`: whether people want
+    the way back. `supersedes`: whether a newer run, in one write, or a newer model, by a message, takes the place of
+    one. `needed`: so many have to approve. `rule`: whether the first wave is approved by rule. `fails`: whether an
+    evaluation may end without a result."""
 
     workers: int = 2
     runs: int = 2
@@ -68,6 +85,12 @@ class Shape(NamedTuple):
     freezes: int = 0
     steps: int = 0
     reads: int = 0
+    pauses: int = 0
+    backs: int = 0
+    supersedes: int = 0
+    needed: int = 1
+    rule: int = 0
+    fails: int = 0
 
 
 ASKED = Shape()
@@ -114,7 +137,18 @@ class Violation(AssertionError):
 
 
 _ORDER = (Phase.TRAINING, Phase.EVALUATING, Phase.AWAITING_APPROVAL, Phase.ROLLING_OUT, Phase.ROLLING_BACK)
-"""Of phases that are never entered again."""
+"""Of phases that are never entered again, but for a question about the rest (`_asks_again`)."""
+
+LATE: frozenset[tuple[Phase, type[on.Event]]] = frozenset(
+    {
+        *((Phase.AWAITING_APPROVAL, asked) for asked in (on.Paused, on.Resumed, on.RollBackAsked)),
+        *((phase, on.Superseded) for phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK)),
+        (Phase.ROLLING_BACK, on.Answered),
+    }
+)
+"""What may be sent while a run hears it, and come when it no longer does: it is put aside, and nobody hears it."""
+
+_BY_RULE = "answer/automatic"
 
 Move = tuple[str, bool, State]
 """In words; whether it is the world's fault (a crash, a freeze); what then is."""
@@ -125,7 +159,16 @@ class Explorer:
     """Values by number, moves from a state, and what must hold in each."""
 
     def __init__(self, shape: Shape = ASKED, limits: Limits = LIMITS) -> None:
-        self.shape, self.limits = shape, limits
+        rules = replace(
+            limits.approval, needed=shape.needed, automatic=Automatic(minimum_gain=0.0) if shape.rule else None
+        )
+        self.shape, self.limits = shape, replace(limits, approval=rules)
+        self.taken: Counter[tuple[Phase, type[on.Event]]] = Counter()
+        """How many kinds of runs and events each of `lifecycle.RULES` was taken for."""
+        self.tried: Counter[tuple[Phase, type[on.Event]]] = Counter()
+        """The same, where only this was looked at: that it does nothing."""
+        self.late: set[tuple[Phase, type[on.Event]]] = set()
+        """Of LATE, what came."""
         self.values: list[Any] = [None]
         self._numbers: dict[bytes, int] = {}
         self._steps: dict[tuple[int, int], tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
@@ -180,17 +223,26 @@ class Explorer:
         """`lifecycle.advance`: the run that then is, effects to be performed, deadlines to come."""
         known = self._steps.get((run, event))
         if known is None:
-            before = self.values[run]
-            try:
-                made = lifecycle.advance(before, self.values[event])
-            except lifecycle.IllegalTransition as wrong:
-                raise Violation(f"2: {wrong}") from None
-            self._edge(before, made.run)
-            self._once(made.run, self.values[event])
-            moved = (before.phase, before.wave) != (made.run.phase, made.run.wave)
-            after = replace(made.run, seen=frozenset()) if moved else made.run
-            known = self._steps[run, event] = (self.kept(after), *self.split(made))
+            known = self._steps[run, event] = self._stepped(run, self.values[run], self.values[event])
         return known
+
+    def _stepped(self, number: int, before: Run, event: on.Event) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        rule = (before.phase, type(event))
+        try:
+            made = lifecycle.advance(before, event)
+        except lifecycle.IllegalTransition as wrong:
+            if rule not in LATE or rule in lifecycle.RULES:
+                raise Violation(f"2: {wrong}") from None
+            self.late.add(rule)
+            return number, (), ()
+        self.taken[rule] += event.id not in before.seen and not before.phase.final
+        self._edge(before, made.run)
+        self._once(made.run, event)
+        moved = (before.phase, before.wave) != (made.run.phase, made.run.wave)
+        after = replace(made.run, seen=made.run.seen & {_BY_RULE}) if moved else made.run
+        if isinstance(event, on.Paused | on.Resumed):  # each time with an id of its own
+            after = replace(after, seen=after.seen - {event.id})
+        return (self.kept(after), *self.split(made))
 
     def _once(self, after: Run, event: on.Event) -> None:
         """Told again, it changes nothing: so that a message that was not acknowledged need not be kept."""
@@ -229,15 +281,36 @@ class Explorer:
             if lifecycle.advance(run, event).run != run:
                 raise Violation(f"2: {event.id} moves a run that has ended, or moves it twice")
             return True
+        if (run.phase, type(event)) not in lifecycle.RULES:
+            return False
         if run.phase is Phase.ROLLING_BACK:  # which ends by a report or in time, and hears nothing else
             ends = isinstance(event, on.RollbackReported) or getattr(event, "phase", "") == run.phase
-            return not ends and _still(run, event)
+            return not ends and self._still(run, event)
         if isinstance(event, on.DeadlinePassed):
-            of, _, wave = event.phase.partition("/")
-            over = of in _ORDER[: _ORDER.index(run.phase)] or (of == run.phase and wave and int(wave) < run.wave)
-            return bool(over) and _still(run, event)
+            return self._is_over(run, event) and self._still(run, event)
         late = isinstance(event, on.WaveReported) and event.wave < run.wave
-        return late and _still(run, event)
+        return late and self._still(run, event)
+
+    def _is_over(self, run: Run, event: on.DeadlinePassed) -> bool:
+        """Whether what this is the time of will never be again."""
+        of, *wave = event.phase.split("/")
+        if of == "paused":  # each is at another time
+            return run.paused is None or lifecycle._pause(run.paused.at) != event.phase
+        if of == Phase.AWAITING_APPROVAL and _asks_again(run):
+            return False
+        if of == Phase.AWAITING_APPROVAL == run.phase:
+            return run.expires is not None and event.at < run.expires
+        if of == run.phase and wave:
+            return [int(n) for n in (*wave, "0")][:2] < [run.wave, run.resumed]
+        return of in _ORDER[: _ORDER.index(run.phase)]
+
+    def _still(self, run: Run, event: on.Event) -> bool:
+        """That this event does nothing now is tried, not believed."""
+        after = lifecycle.advance(run, event)
+        if after.effects or replace(after.run, seen=run.seen) != run:
+            raise Violation(f"the explorer takes {event.id} to be ignored in {run.phase}, and it is not")
+        self.tried[run.phase, type(event)] += 1
+        return True
 
     # --- moves
 
@@ -338,7 +411,7 @@ class Explorer:
 
     def _dropped(self, s: State, place: Site, run: int, back: bool) -> bool:
         """Whether a request will be, whatever comes."""
-        wanted = self.values[s.runs[run]].phase in (sites._BACK if back else sites._OUT)
+        wanted = _wants(self.values[s.runs[run]], back)
         done = (place.run, place.back) == (run, back) and place.status not in ("asked", "applied", "deferred")
         return not wanted or done or place.fence > _fence(run, back)
 
@@ -356,6 +429,7 @@ class Explorer:
             return True
         phases = loop._ONLY_IN.get(type(kind), (value.phase,))
         passed = value.phase.final or set(phases) <= set(_ORDER[: _ORDER.index(value.phase)])
+        passed = passed and not (isinstance(kind, do.AskApproval) and _asks_again(value))
         passed = passed or (isinstance(kind, do.DeployWave) and kind.wave < value.wave)
         return passed and not loop._wanted(value, kind) and self.overtaken(s, run, kind) is s
 
@@ -368,6 +442,8 @@ class Explorer:
                 return not self.holds(s, "asked", run, loaded)
             case ("begin", run):
                 return not self.holds(s, "begin", run)
+            case ("supersede", run, old, loaded, asked):
+                return not self._in_place(s, run, old, loaded, asked)
             case ("perform", run, effect):
                 return (run, effect) not in s.outbox and self._is_done(s, run, self.values[effect])
         return False
@@ -378,7 +454,8 @@ class Explorer:
             case do.Train() | do.Evaluate():
                 return s.jobs[run][isinstance(effect, do.Evaluate)] not in ("", "running")
             case do.AskApproval():
-                return bool(s.asked[run]) or self._asks_no_more(s, run)
+                known = self.values[s.asked[run]]
+                return bool(known and known.state != "automatic") or self._asks_no_more(s, run)
             case do.CancelJob():
                 job = s.jobs[run][effect.job.endswith("evaluate")]
                 return job != "running" and (job != "" or not self._may_submit(s, run))
@@ -392,7 +469,8 @@ class Explorer:
         return any(r == run and isinstance(self.values[e], do.Train | do.Evaluate) for r, e in (*s.outbox, *begun))
 
     def _asks_no_more(self, s: State, run: int) -> bool:
-        return self.values[s.runs[run]].phase not in _ORDER[: _ORDER.index(Phase.AWAITING_APPROVAL) + 1]
+        value = self.values[s.runs[run]]
+        return value.phase not in _ORDER[: _ORDER.index(Phase.AWAITING_APPROVAL) + 1] and not _asks_again(value)
 
     def core_moves(self, s: State) -> Iterator[Move]:
         """All that needs no more of the sites than how they stand in the list of a run."""
@@ -442,6 +520,18 @@ class Explorer:
         if 0 in s.runs and not any(run and not self.is_final(run) for run in s.runs):
             run = s.runs.index(0)
             yield from self._loads(f"worker {w} checks: run {run + 1} is due", s, w, "begin", run)
+        if self.shape.supersedes and 0 in s.runs and not s.frozen:
+            run = s.runs.index(0)
+            for old in range(run):
+                if self._gives_way(s, old):
+                    words = f"worker {w} is asked for run {run + 1} in the place of run {old + 1}"
+                    yield from self._loads(words, s, w, "supersede", run, old, s.runs[old], s.asked[old])
+
+    def _gives_way(self, s: State, run: int) -> bool:
+        """As in triggers/loop.py: nobody has answered, and no site was reached."""
+        value, request = self.values[s.runs[run]], self.values[s.asked[run]]
+        open_ = request is None or request.state not in loop._ANSWERS
+        return bool(not value.times and (value.phase, on.Superseded) in lifecycle.RULES and open_)
 
     def _loads(self, words: str, s: State, w: int, *what: Any) -> Iterator[Move]:
         """What it then writes is a step of its own only where somebody may come in between."""
@@ -493,6 +583,26 @@ class Explorer:
             mail=(*s.mail, *((run, d) for d in deadlines)),
         )
         yield from self._done(w, f"worker {w} begins run {run + 1}", after, after)
+
+    def _in_place(self, s: State, run: int, old: int, loaded: int, asked: int) -> bool:
+        return not s.runs[run] and (s.runs[old], s.asked[old]) == (loaded, asked)
+
+    def _supersede(self, s: State, w: int, run: int, old: int, loaded: int, asked: int) -> Iterator[Move]:
+        """One run ends, with its question, and another begins, in one write."""
+        if not self._in_place(s, run, old, loaded, asked):
+            yield from self._gives_up(s, w)
+            return
+        ended, effects, _ = self.step(loaded, self.number(_superseded(self.values[loaded])))
+        request, step = self.values[asked], self.begun(run, s.champion)
+        begins, deadlines = self.split(step)
+        withdrawn = self.number(replace(request, state="withdrawn")) if request and request.state == "open" else asked
+        after = s._replace(
+            runs=put(put(s.runs, old, ended), run, self.kept(step.run)),
+            asked=put(s.asked, old, withdrawn),
+            outbox=(*s.outbox, *((old, e) for e in effects), *((run, e) for e in begins)),
+            mail=(*s.mail, *((run, d) for d in deadlines)),
+        )
+        yield from self._done(w, f"worker {w} begins run {run + 1} in the place of run {old + 1}", after, after)
 
     def _tell(self, s: State, w: int, run: int, event: int, loaded: int) -> Iterator[Move]:
         """Save what `advance` made of what was loaded, unless somebody else wrote first."""
@@ -547,7 +657,9 @@ class Explorer:
                 running = jobs[kind] == "running"
                 return s._replace(jobs=put(s.jobs, run, put(jobs, kind, "cancelled"))) if running else s
             case do.AskApproval():
-                if s.asked[run] or value.phase is not Phase.AWAITING_APPROVAL:
+                known = self.values[s.asked[run]]
+                asked = known is not None and (known.state != "automatic" or not value.times)
+                if asked or value.phase is not Phase.AWAITING_APPROVAL:
                     return s
                 return s._replace(asked=put(s.asked, run, self.number(self._request(value, effect))))
             case do.WithdrawApproval():
@@ -556,8 +668,13 @@ class Explorer:
                     return s
                 return s._replace(asked=put(s.asked, run, self.number(replace(request, state="withdrawn"))))
             case do.DeployWave() | do.RollBack():
+                if isinstance(effect, do.DeployWave) and value.resumed and loop._wanted(value, effect):
+                    s = s._replace(mail=(*s.mail, (run, self._wave_over(value))))
                 return s._replace(todo=(run, self.number(effect)))
         raise TypeError(effect)
+
+    def _wave_over(self, run: Run) -> int:
+        return self.deadline(run, lifecycle.wave_deadline(run), NOW + timedelta(hours=run.resumed))
 
     def _request(self, run: Run, effect: do.AskApproval) -> approval.Request:
         return approval.Request(
@@ -570,6 +687,7 @@ class Explorer:
             verdict="",
             asked=NOW,
             expires=effect.expires,
+            state="automatic" if self.shape.rule and not run.times else "open",
             requested_by=run.requested_by,
         )
 
@@ -588,8 +706,13 @@ class Explorer:
     def _answer(self, s: State, w: int, run: int, person: str, said: str, loaded: int) -> Iterator[Move]:
         request = self.values[loaded]
         given = approval.Answer(
-            answer=said, by=person, reason="", candidate=request.candidate, evidence=request.evidence, plan=PLAN
-        )  # type: ignore[arg-type]
+            answer=said,  # type: ignore[arg-type]
+            by=person,
+            reason="",
+            candidate=request.candidate,
+            evidence=request.evidence,
+            plan=PLAN,
+        )
         words = f"worker {w} takes {person}'s {said} of run {run + 1}"
         if approval.refusal(request, given, self.limits.approval, NOW, "frozen" * s.frozen):
             yield f"{words}: refused", False, self._at(s, w)
@@ -603,24 +726,29 @@ class Explorer:
         decided = approval.answered(request, given, self.limits.approval, NOW)
         nameless = decided if decided.state == "open" else replace(decided, by="", consents=())
         after = s._replace(asked=put(s.asked, run, self.number(nameless)))
-        if decided.state == "approved" and decided.by in request.requested_by:
+        yes = {consent.by for consent in decided.consents}
+        if decided.state == "approved" and yes & set(request.requested_by):
             raise Violation(f"10: {decided.by} approves what {decided.by} asked for")
+        if decided.state == "approved" and len(yes) < self.shape.needed:
+            raise Violation(f"10: {decided.by} approves alone")
         told = self._told(after, run) if decided.state != "open" and self.shape.reads else after
         yield from self._done(w, words, after, told)
 
     def _told(self, s: State, run: int) -> State:
         request = self.values[s.asked[run]]
+        by_rule = request.state == "automatic"
         event = on.Answered(
-            id="answer",
+            id=_BY_RULE if by_rule else "answer",
             run=request.run,
             at=NOW,
             answer=loop._ANSWERS[request.state],
-            by=request.by,
+            by="rule" if by_rule else request.by,
             reason="",
             candidate=request.candidate,
             evidence=request.evidence,
             plan=PLAN,
             waves=self.waves,
+            through=approval.first_ring([w.ring for w in self.waves]) if by_rule else None,
         )
         return s._replace(mail=(*s.mail, (run, self.number(event))))
 
@@ -631,7 +759,7 @@ class Explorer:
         site, phase, fence = s.sites[place], self.values[s.runs[run]].phase, _fence(run, back)
         gone = self._put(s, place, site._replace(mail=tuple(m for m in site.mail if m != (run, back))))
         words = f"worker {w} takes the {'way back' if back else 'candidate'} of run {run + 1} to site {place}"
-        wanted = phase in (sites._BACK if back else sites._OUT)
+        wanted = _wants(self.values[s.runs[run]], back)
         late = phase is Phase.VERIFIED and self._no_place(s, place)
         held = not back and (
             s.frozen or late or self.values[s.runs[run]].paused or (site.run != run and site.rows[run] == "waiting")
@@ -702,7 +830,7 @@ class Explorer:
             yield f"site {n} says that it is back", self._rowed(site._replace(status="restored", good=intent))
         if not site.back and site.serves == intent and site.status in ("asked", "applied", "deferred"):
             yield f"site {n} shows itself well", self._rowed(site._replace(status="verified", good=intent))
-        rolling = phase is Phase.ROLLING_OUT
+        rolling = phase is Phase.ROLLING_OUT or sites._begun(self.values[s.runs[site.run]])
         if not site.back and site.serves == intent and rolling and site.status in ("applied", "verified"):
             yield f"site {n} shows itself unwell", self._rowed(site._replace(status="failed"))
         if site.status == "applied":
@@ -717,7 +845,7 @@ class Explorer:
         for run, jobs in enumerate(s.jobs):
             for kind, state in enumerate(jobs):
                 if state == "running":
-                    for outcome in ("good", "bad"):
+                    for outcome in ("good", "bad", *(("cancelled",) if kind and self.shape.fails else ())):
                         after = s._replace(jobs=put(s.jobs, run, put(jobs, kind, outcome)))
                         yield f"job {kind} of run {run + 1} ends: {outcome}", False, after
                 phase = self.values[s.runs[run]].phase if s.runs[run] else None
@@ -752,15 +880,32 @@ class Explorer:
     def _people(self, s: State) -> Iterator[Move]:
         for run, number in enumerate(s.runs):
             value = self.values[number] if number else None
-            if value is None or value.phase.final or not self.shape.cancels:
+            if value is None or value.phase.final:
                 continue
-            event = self.number(on.Cancelled(id="cancelled", run=value.id, at=NOW, by="eve", reason=""))
-            if not self.ignored(number, event) and (run, event) not in s.mail:
-                for words, _, after in self._hears(f"somebody cancels run {run + 1}", s, run, event):
-                    yield words, True, after
+            for wants, fault, asked in self._asked_for(s, value):
+                event = self.number(asked)
+                if not self.ignored(number, event) and (run, event) not in s.mail:
+                    for words, _, after in self._hears(f"{wants} run {run + 1}", s, run, event):
+                        yield words, fault, after
         if self.shape.freezes:
             words = "somebody ends the freeze" if s.frozen else "somebody freezes the loop"
             yield words, not s.frozen, s._replace(frozen=not s.frozen)
+
+    def _asked_for(self, s: State, run: Run) -> Iterator[tuple[str, bool, on.Event]]:
+        """What is sent to a run that hears it now; nobody but who resumes it can be relied on."""
+        shape, common = self.shape, {"run": run.id, "by": "eve", "reason": ""}
+        hears = {kind for phase, kind in lifecycle.RULES if phase is run.phase}
+        by_person = run.paused is not None and run.paused.by != lifecycle._ITSELF
+        if shape.cancels and on.Cancelled in hears:
+            yield "somebody cancels", True, on.Cancelled(id="cancelled", at=NOW, **common)
+        if shape.backs and on.RollBackAsked in hears:
+            yield "somebody takes back", True, on.RollBackAsked(id="back-asked", at=NOW, **common)
+        if run.resumed < shape.pauses and on.Paused in hears:
+            yield "somebody pauses", True, on.Paused(id="paused", at=NOW - timedelta(hours=1), **common)
+        if (run.resumed < shape.pauses or by_person) and on.Resumed in hears:
+            yield "somebody resumes", False, on.Resumed(id="resumed", at=NOW, **common)
+        if shape.supersedes and on.Superseded in hears and not s.frozen:
+            yield "a newer model takes the place of", True, _superseded(run)
 
     def _sweeps(self, s: State) -> Iterator[Move]:
         for run, number in enumerate(s.runs):
@@ -777,13 +922,13 @@ class Explorer:
         """What the sweep does about the list of a run."""
         for run, number in enumerate(s.runs):
             value = self.values[number] if number else None
-            if value is not None and value.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK):
+            if value is not None and rolls(value):
                 event = self._report(tuple(p.rows[run] for p in s.sites), number)
                 if event and not self._reporting(s, run) and not self.ignored(number, event):
                     words = f"run {run + 1} is told how its sites stand: {self.values[event].id}"
                     yield words, False, s._replace(mail=(*s.mail, (run, event)))
-                if value.phase is Phase.ROLLING_OUT and value.paused is None:
-                    late = self.deadline(value, lifecycle.wave_deadline(value), NOW)
+                if value.phase is Phase.ROLLING_OUT and value.paused is None and not value.resumed:
+                    late = self._wave_over(value)
                     if (run, late) not in s.mail and not self.ignored(number, late) and self._listed_all(s, run, value):
                         yield from self._hears(f"time passes for wave {value.wave + 1}", s, run, late)
 
@@ -810,7 +955,7 @@ class Explorer:
         active = [run for run, number in enumerate(s.runs) if number and not self.is_final(number)]
         for run in active:
             value = self.values[s.runs[run]]
-            return run if value.phase is Phase.ROLLING_OUT and not value.paused else -1
+            return run if (value.phase is Phase.ROLLING_OUT or sites._begun(value)) and not value.paused else -1
         return s.champion
 
     def _asked_now(self, s: State, n: int, place: Site) -> Iterator[tuple[str, Site]]:
@@ -864,7 +1009,7 @@ class Explorer:
             on.WaveReported(
                 id=name,
                 run=run.id,
-                at=NOW,
+                at=NOW + timedelta(hours=self.shape.rule),  # so that a question about the rest ends later
                 wave=run.wave,
                 verified=verified,
                 failed=failed,
@@ -909,8 +1054,13 @@ class Explorer:
 
     def check_site(self, s: State, n: int, place: Site) -> None:
         if place.serves >= 0:
-            request = s.asked[place.serves] and self.values[s.asked[place.serves]]
-            if not request or request.state != "approved" or request.candidate != _digest(place.serves):
+            request = self.values[s.asked[place.serves]]
+            by_rule = self.shape.rule and not n
+            if (
+                not request
+                or request.candidate != _digest(place.serves)
+                or not (by_rule or request.state == "approved")
+            ):
                 raise Violation(f"9: site {n} serves what nobody approved")
         if not place.back and place.run >= 0 and place.good == place.run and place.status in ("asked", "applied"):
             raise Violation(f"16: site {n} calls good what it has not verified")
@@ -940,16 +1090,27 @@ class Explorer:
         return ended and at_rest and not s.outbox and not s.mail
 
 
-def _still(run: Run, event: on.Event) -> bool:
-    """That this event does nothing now is tried, not believed."""
-    after = lifecycle.advance(run, event)
-    if after.effects or replace(after.run, seen=run.seen) != run:
-        raise Violation(f"the explorer takes {event.id} to be ignored in {run.phase}, and it is not")
-    return True
+def _asks_again(run: Run) -> bool:
+    """Whether people will be asked about the rest, once a wave that was approved by rule is verified."""
+    return run.phase is Phase.ROLLING_OUT and run.through is not None and run.wave < run.through < len(run.waves)
 
 
-def put(values: tuple[Any, ...], n: int, value: Any) -> Any:
+def rolls(run: Run) -> bool:
+    """Whether it hears how its sites stand."""
+    return run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK) or sites._begun(run)
+
+
+def _wants(run: Run, back: bool) -> bool:
+    """Whether a request at a site is what a run wants now."""
+    return run.phase in sites._BACK if back else run.phase in sites._OUT or sites._begun(run)
+
+
+def put(values: Sequence[Any], n: int, value: Any) -> Any:
     return (*values[:n], value, *values[n + 1 :])
+
+
+def _superseded(run: Run) -> on.Event:
+    return on.Superseded(id="superseded", run=run.id, at=NOW, by="")
 
 
 def _digest(candidate: int) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.explore import Found, explore
-from bench.model import Explorer, Shape, Site, State, Violation
+from bench.explore import Found, Taken, explore
+from bench.model import LIMITS, Explorer, Shape, Site, State, Violation
 from triggers import approval, lifecycle, rollout, sites
 from triggers import effects as do
 from triggers import events as on
@@ -26,6 +26,41 @@ def test_nothing_is_violated_in_any_state_of_a_small_world() -> None:
     assert found.states > 10_000
     assert found.depth > 40
     assert {"verified", "rolled-back", "rejected", "failed", "cancelled", "expired"} == found.phases.keys()
+
+
+UNTAKEN = {
+    (Phase.ROLLING_BACK, kind): "it does nothing: that is tried wherever it may be taken"
+    for kind in (on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed)
+}
+"""Why some of `lifecycle.RULES` are never taken."""
+
+
+@pytest.mark.xfail(strict=True, reason="what time has paused stays so when people are asked about the rest")
+def test_each_rule_of_the_lifecycle_is_taken_or_said_why_not() -> None:
+    taken = Taken()
+    for shape in (
+        replace(sites=2, cancels=1, pauses=1, backs=1, rule=1, fails=1),
+        replace(runs=2, supersedes=1),
+    ):
+        explore(shape, e := Explorer(shape))
+        taken.add(e)
+    assert taken.never() == set()
+    assert set(lifecycle.RULES) - taken.taken == UNTAKEN.keys()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        replace(sites=2, crashes=1, freezes=1, pauses=1, backs=1),
+        replace(runs=2, supersedes=1, reads=1),
+        replace(workers=2, people=2, crashes=1, needed=2, reads=1),
+    ],
+    ids=str,
+)
+def test_nothing_is_violated_where_people_pause_and_where_newer_runs_begin(shape: Shape) -> None:
+    found = explore(shape)
+    assert found.states > 500
+    assert ("superseded" in " ".join(found.phases)) is bool(shape.supersedes)
 
 
 class Plain(Explorer):
@@ -59,6 +94,10 @@ def _seen(found: Found, keys: Any) -> set[Any]:
         replace(crashes=1, cancels=1, freezes=1),
         replace(sites=2),
         replace(runs=2, people=2),
+        replace(people=2, needed=2),
+        replace(supersedes=1, fails=1),
+        pytest.param(replace(pauses=1, backs=1), marks=LONG),
+        pytest.param(replace(runs=2, supersedes=1), marks=LONG),
         pytest.param(replace(runs=2, sites=2, people=2), marks=LONG),
         pytest.param(replace(crashes=1, cancels=1, freezes=1, steps=1), marks=LONG),
         pytest.param(replace(workers=2, crashes=1), marks=LONG),
@@ -82,6 +121,7 @@ def test_what_is_left_out_would_reach_nothing_else(shape: Shape) -> None:
     [
         replace(workers=2, people=2, crashes=1, cancels=1, freezes=1, reads=1),
         replace(runs=2, crashes=1),
+        replace(runs=2, pauses=1, backs=1, supersedes=1),
         replace(sites=3, steps=1),
     ],
     ids=str,
@@ -245,6 +285,31 @@ def _goes_nowhere(patch: pytest.MonkeyPatch) -> Explorer:
     return Explorer(ONE)
 
 
+def _one_is_enough(patch: pytest.MonkeyPatch) -> Explorer:
+    real = approval.answered
+    alone = lifecycle.replace(LIMITS.approval, needed=1)
+    patch.setattr(approval, "answered", lambda request, given, rules, now: real(request, given, alone, now))
+    return Explorer(replace(people=2, needed=2))
+
+
+def _ends_for_no_newer_one(patch: pytest.MonkeyPatch) -> Explorer:
+    _ruled(patch, Phase.TRAINING, on.Superseded, lambda run, event: Step(run))
+    return Explorer(replace(runs=2, supersedes=1))
+
+
+def _stays_paused(patch: pytest.MonkeyPatch) -> Explorer:
+    _ruled(patch, Phase.ROLLING_OUT, on.Resumed, lambda run, event: Step(run))
+    return Explorer(replace(pauses=1))
+
+
+def _all_by_rule(patch: pytest.MonkeyPatch) -> Explorer:
+    def answered(run: Any, event: on.Answered) -> Step:
+        return lifecycle._answered(run, lifecycle.replace(event, through=None))
+
+    _ruled(patch, Phase.AWAITING_APPROVAL, on.Answered, answered)
+    return Explorer(replace(sites=2, rule=1))
+
+
 def _way_back_is_older(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sites, "fence", lambda run_id, back=False: 4 * int(run_id.rsplit(".", 1)[1]) - back)
 
@@ -265,6 +330,10 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "a job that is submitted too late": ("21: run 1 is ", _submits_too_late),
     "a question that never expires": ("22: from here", _waits_for_ever),
     "a way back that is older than the way out": ("22: run 1 is rolled-back", _way_back_is_older),
+    "one yes where two are needed": ("10: ann approves alone", _one_is_enough),
+    "a newer run beside the one before": ("1: two runs", _ends_for_no_newer_one),
+    "a rollout that nobody can resume": ("22: from here", _stays_paused),
+    "all waves by rule": ("9: site 1", _all_by_rule),
 }
 
 

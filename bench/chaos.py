@@ -281,13 +281,27 @@ class Chaos:
     def _judge(self, settled: float, seconds: float, in_time: bool) -> dict[str, Any]:
         found = factory.audit(self.factory.state)
         wrong = list(found.wrong) + self.problems
-        scored = lost = doubled = 0
+        scored = lost = unsent = doubled = 0
         for site, ids in self.scored.items():
             counts = [found.ids[site, id] for id in ids]
-            scored, lost = scored + len(ids), lost + counts.count(0)
+            there = factory.at_site(self.factory, site)
+            missing_here = {id for id, count in zip(ids, counts, strict=True) if not count}
+            scored, unsent = scored + len(ids), unsent + len(missing_here & there.rows)
+            lost += len(missing_here - there.rows)
+            refused = Counter(there.refused).most_common(3)
+            wrong += [f"{n} batches of {site} were refused: {reason}" for reason, n in refused]
+            wrong += [f"{there.dropped} batches of {site} gave way to newer ones"] if there.dropped else []
             doubled += sum(n > 1 for n in counts)
         missing = sum(len(ids - found.batches[site]) for site, ids in self.accepted.items())
-        wrong += [f"{n} {what}" for n, what in ((lost, "rows lost"), (doubled, "rows counted twice")) if n]
+        wrong += [
+            f"{n} {what}"
+            for n, what in (
+                (lost, "rows lost"),
+                (doubled, "rows counted twice"),
+                (unsent, f"rows still wait at their site {SETTLE_S:g} s after the last"),
+            )
+            if n
+        ]
         wrong += [f"{missing} accepted batches are not counted"] if missing > found.pending else []
         wrong += [f"{found.dead} dead letters"] if found.dead else []
         aside = Counter(reason for _, reason in found.quarantined)

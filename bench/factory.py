@@ -7,12 +7,13 @@ import http.client
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -284,6 +285,26 @@ def drained(state: Path, seconds: float) -> float:
 
 
 # --- the audit
+
+
+@dataclass(frozen=True, slots=True)
+class AtSite:
+    """What a site's folder holds when its process is gone: ids of rows that are not sent, reasons of batches that were
+    refused, and how many gave way to newer ones."""
+
+    rows: frozenset[str]
+    refused: tuple[str, ...]
+    dropped: int
+
+
+def at_site(here: Factory, name: str) -> AtSite:
+    with closing(sqlite3.connect(here.state / "sites" / name / "state" / "site.db")) as db:
+        served = [json.loads(row)[0] for (row,) in db.execute("select row from served")]
+        waiting = [body for (body,) in db.execute("select body from outbox where refused is null")]
+        refused = tuple(reason for (reason,) in db.execute("select refused from outbox where refused is not null"))
+        dropped = db.execute("select value from facts where name = 'dropped'").fetchone()
+    unsent = [batch.rows.ids for batch in (envelope.decode(body, here.schema) for body in waiting) if batch.rows]
+    return AtSite(frozenset(served).union(*unsent), refused, json.loads(dropped[0]) if dropped else 0)
 
 
 @dataclass(frozen=True, slots=True)

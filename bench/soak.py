@@ -5,6 +5,7 @@ Half of the faults come before a call is done, half after it: then it was done, 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -21,7 +22,7 @@ FAULTS = 0.01
 GROWTH = 1.15
 """What is counted as growth: the last quarter's median above this share of the second quarter's (and above SLACK)."""
 
-SLACK = {"memory": 15.0, "handles": 15.0, "pending": 200.0}
+SLACK = {"memory": 15.0, "handles": 15.0, "pending": 200.0, "at sites": 200.0}
 LEAST = 60
 """Samples without which nothing is said of growth: two minutes."""
 
@@ -50,11 +51,16 @@ class Soak(Chaos):
                         "memory": factory.memory_mb(host.pid),
                         "handles": factory.handles(host.pid),
                         "pending": local.bus.pending("telemetry") + local.bus.pending("effects"),
+                        "at sites": sum(map(self._buffered, self.factory.names)),
                     }
                 )
                 time.sleep(EVERY_S)
         finally:
             local.close()
+
+    def _buffered(self, name: str) -> int:
+        """Batches that the site has not sent yet."""
+        return int(json.loads(factory.ask(self.factory.ports_of[name], "GET", f"/{name}/status")[1])["buffered"])
 
 
 def run(minutes: float, seed: int = 0) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class Chaos:
         chance, seen, last = random.Random(f"{self.seed}/jobs"), set(), time.monotonic()
         while self._left["job"] and time.monotonic() < self._end:
             time.sleep(LOOK_S)
-            for job in map(Child, self.factory.state.glob("jobs/*.*")):
+            for job in map(Child, self.factory.state.glob("jobs/*.*/")):  # host.lock is none
                 this = job.name, job.starts()
                 if not this[1] or this in seen:
                     continue

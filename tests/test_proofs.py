@@ -74,6 +74,7 @@ def test_a_job_that_runs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(random, "Random", lambda _: SimpleNamespace(uniform=lambda a, b: a, random=lambda: 0.0))
     folder = tmp_path / "jobs" / "line.1-train"
     folder.mkdir(parents=True)
+    (folder.parent / "host.lock").touch()
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         job = subprocess.Popen(["sleep", "60"], start_new_session=True, pass_fds=(lock.fileno(),))

@@ -508,6 +508,7 @@ SHAPES = (
     ASKED._replace(cancels=1, freezes=1),
     Shape(runs=1, cancels=1, freezes=1, steps=1),
     Shape(workers=1, runs=1, cancels=1, freezes=1, steps=1, reads=1),
+    Shape(workers=1, rule=1),
 )
 """What is asked for, and with more of what may go wrong."""
 
@@ -518,12 +519,12 @@ SMALL = (
     _SMALL._replace(sites=1, crashes=0, reads=1, pauses=1, backs=1),
     _SMALL._replace(runs=2, pauses=1, backs=1),
     _SMALL._replace(workers=2, runs=2, supersedes=1, fails=1),
-    _SMALL._replace(runs=2, people=2, crashes=0, reads=1, supersedes=1),
+    _SMALL._replace(runs=2, crashes=0, reads=1, supersedes=1),
     _SMALL._replace(workers=2, runs=2, people=2, needed=2),
     _SMALL._replace(workers=2, people=2, cancels=1, freezes=1, reads=1, needed=2),
     _SMALL._replace(workers=2, cancels=1, freezes=1, pauses=1, backs=1, supersedes=1, rule=1),
     _SMALL._replace(crashes=0, reads=1, backs=1, supersedes=1, rule=1),
-    _SMALL._replace(runs=2, sites=3, people=2, rule=1),
+    _SMALL._replace(crashes=0, reads=1, pauses=1, rule=1),
 )
 """With people who pause, resume and take back; with newer runs; with two who have to approve; with a wave by rule."""
 

@@ -294,8 +294,9 @@ class Explorer:
     def _is_over(self, run: Run, event: on.DeadlinePassed) -> bool:
         """Whether what this is the time of will never be again."""
         of, *wave = event.phase.split("/")
-        if of == "paused":  # each is at another time
-            return run.paused is None or lifecycle._pause(run.paused.at) != event.phase
+        if of == "paused":
+            resumed = run.paused is None or lifecycle._pause(run.paused.at) != event.phase
+            return bool(self.shape.pauses) and resumed
         if of == Phase.AWAITING_APPROVAL and _asks_again(run):
             return False
         if of == Phase.AWAITING_APPROVAL == run.phase:

@@ -141,7 +141,6 @@ _ORDER = (Phase.TRAINING, Phase.EVALUATING, Phase.AWAITING_APPROVAL, Phase.ROLLI
 
 LATE: frozenset[tuple[Phase, type[on.Event]]] = frozenset(
     {
-        *((Phase.AWAITING_APPROVAL, asked) for asked in (on.Paused, on.Resumed, on.RollBackAsked)),
         *((phase, on.Superseded) for phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK)),
         (Phase.ROLLING_BACK, on.Answered),
     }

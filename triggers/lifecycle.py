@@ -183,7 +183,7 @@ def _ask(run: Run, event: on.Event, because: str) -> Step:
         deadlines.append(do.SetDeadline(phase=_ESCALATE, at=escalates))
     if rules.remind:
         deadlines.append(_next_reminder(run, event, rules.remind))
-    return _to(Phase.AWAITING_APPROVAL, run, event, because, ask, *deadlines, expires=expires)
+    return _to(Phase.AWAITING_APPROVAL, run, event, because, ask, *deadlines, expires=expires, paused=None)
 
 
 def _next_reminder(run: Run, event: on.Event, every: str) -> do.SetDeadline:
@@ -318,7 +318,7 @@ def _deadline(run: Run, event: on.DeadlinePassed) -> Step:
     """The time given to a phase or wave is over; where that is an earlier one, nothing happens."""
     if event.phase == wave_deadline(run) and run.phase is Phase.ROLLING_OUT:
         return _out_of_time(run, event)
-    if run.paused and event.phase == _pause(run.paused.at):
+    if run.paused and run.phase is Phase.ROLLING_OUT and event.phase == _pause(run.paused.at):
         return _back(run, event, f"{run.paused.reason}, and nobody went on with it")
     if run.phase is Phase.AWAITING_APPROVAL and event.phase == _ESCALATE:
         return Step(run, (do.Remind(at=event.at, escalated=True),))
@@ -368,8 +368,15 @@ def _back_asked(run: Run, event: on.RollBackAsked | on.Cancelled) -> Step:
     return _back(run, event, f"taken back by {event.by}: {event.reason}")
 
 
+def _back_asked_meanwhile(run: Run, event: on.RollBackAsked) -> Step:
+    """Somebody wants the way back from what was approved by rule, while people are asked about the rest."""
+    if not run.times:
+        return Step(run)
+    return _unanswered(run, event, Phase.ROLLING_BACK, f"taken back by {event.by}: {event.reason}", "taken back")
+
+
 def _nothing(run: Run, event: on.Event) -> Step:
-    """The run is on its way back already."""
+    """The run is on its way back already, or what was to be paused is verified."""
     return Step(run)
 
 
@@ -389,6 +396,9 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.AWAITING_APPROVAL, on.DeadlinePassed): Rule(_deadline, (Phase.EXPIRED, Phase.ROLLING_BACK)),
     (Phase.AWAITING_APPROVAL, on.Cancelled): Rule(_cancelled, (Phase.CANCELLED, Phase.ROLLING_BACK)),
     (Phase.AWAITING_APPROVAL, on.Superseded): Rule(_superseded, (Phase.SUPERSEDED, Phase.ROLLING_BACK)),
+    (Phase.AWAITING_APPROVAL, on.RollBackAsked): Rule(_back_asked_meanwhile, (Phase.ROLLING_BACK,)),
+    (Phase.AWAITING_APPROVAL, on.Paused): Rule(_nothing, ()),
+    (Phase.AWAITING_APPROVAL, on.Resumed): Rule(_nothing, ()),
     (Phase.ROLLING_OUT, on.WaveReported): Rule(
         _wave_reported, (Phase.VERIFIED, Phase.ROLLING_BACK, Phase.AWAITING_APPROVAL)
     ),
@@ -406,3 +416,10 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.ROLLING_BACK, on.Resumed): Rule(_nothing, ()),
 }
 """Every fact that may reach a run, by phase. What is not here is refused."""
+
+
+def heeds(run: Run, what: type[on.Event]) -> bool:
+    """Whether this, told to the run now, may be more than late."""
+    if run.phase is Phase.AWAITING_APPROVAL and what in (on.Paused, on.Resumed, on.RollBackAsked):
+        return what is on.RollBackAsked and bool(run.times)  # sites were reached by rule
+    return (run.phase, what) in RULES

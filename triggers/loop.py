@@ -1225,7 +1225,7 @@ def ask(ports: Ports, run_id: str, what: Asked, by: str, reason: str) -> None:
     run = LoopUnit(ports.store, loop_of(run_id), ports.clock.now()).run(run_id)
     if run.phase.final:
         raise Refused(f"{run_id} has ended: {run.phase}", run=run_id)
-    if (run.phase, what) not in lifecycle.RULES:
+    if not lifecycle.heeds(run, what):
         wanted = {on.RollBackAsked: "take back", on.Paused: "pause", on.Resumed: "resume"}.get(what, "cancel")
         raise Refused(f"{run_id} is {run.phase}: nothing to {wanted}", run=run_id)
     now = ports.clock.now()

@@ -776,8 +776,7 @@ ASKED: dict[str, loop.Asked] = {
 def _may(run: Run, event: type[on.Event]) -> bool:
     if event in (on.Paused, on.Resumed) and (run.paused is None) is (event is on.Resumed):
         return False
-    rule = lifecycle.RULES.get((run.phase, event))
-    return rule is not None and bool(rule.leads_to)
+    return lifecycle.heeds(run, event) and bool(lifecycle.RULES[run.phase, event].leads_to)
 
 
 def cause(ports: Ports, run: Run) -> Decision | None:

@@ -12,6 +12,8 @@ from tests.triggers.world import START, World, a_reference, put_candidate
 from triggers import config as cfg
 from triggers import events as on
 from triggers import loop
+from triggers.errors import Refused
+from triggers.run import Phase
 
 replace = msgspec.structs.replace
 HOUR = timedelta(hours=1)
@@ -163,3 +165,54 @@ def test_beyond_the_bounds_a_person_is_asked_from_the_start(world: World) -> Non
     run = by_rule(world, gain=0.025)
     assert (world.request().state, world.runs[-1].phase) == ("open", "awaiting-approval")
     assert len(cards(world, run)) == 1
+
+
+def begun_by_rule(world: World) -> None:
+    """The first wave is one site."""
+    with_rules(world, automatic=cfg.Automatic(minimum_gain=0.01), expires="20d")
+    loop.submit(world.ports, "line", put_candidate(world.blobs, a_reference(), "better"), "eve", "by hand")
+    world.pump()
+
+
+def test_what_time_has_paused_is_paused_no_longer_when_people_are_asked_about_the_rest(world: World) -> None:
+    begun_by_rule(world)
+    world.plants["a"].online = False
+    while not world.runs[-1].paused:
+        world.days(0.5)
+    world.plants["a"].online = True
+    world.until("awaiting-approval")
+    assert world.runs[-1].paused is None
+    world.days(4)  # longer than who was asked to go on with it has
+    assert (world.runs[-1].phase, world.request().state) == (Phase.AWAITING_APPROVAL, "open")
+    assert world.answer() == ""
+    world.until("verified")
+
+
+def test_the_way_back_that_is_asked_for_as_the_first_wave_is_verified_is_not_lost(world: World) -> None:
+    """It comes when the run waits for people already."""
+    first = loop.head(world.ports, "line").champion
+    begun_by_rule(world)
+    world.lags.add("runs")
+    while world.state("a").status != "verified":
+        world.days(0.5)
+    run = world.runs[-1].id
+    for what in (on.Paused, on.Resumed, on.RollBackAsked):
+        loop.ask(world.ports, run, what, "ann", "complaints")
+        world.clock.advance(timedelta(minutes=1))
+    world.lags.clear()
+    world.pump()
+    assert world.quarantine == []
+    assert world.request().state == "withdrawn"
+    world.until("rolled-back")
+    assert world.plants["a"].serves == first
+
+
+def test_sites_that_were_reached_by_rule_are_taken_back_while_people_are_asked(world: World) -> None:
+    begun_by_rule(world)
+    run = world.until("awaiting-approval")
+    for what in (on.Paused, on.Resumed):
+        with pytest.raises(Refused, match="nothing to"):
+            loop.ask(world.ports, run.id, what, "ann", "complaints")
+    loop.ask(world.ports, run.id, on.RollBackAsked, "ann", "complaints")
+    world.pump()
+    assert (world.runs[-1].phase, world.request().state) == (Phase.ROLLING_BACK, "withdrawn")

@@ -260,7 +260,7 @@ def test_a_job_submitted_again_runs_once(both: Shop) -> None:
         ("sys.exit(3)", "ended without a result ("),
         ("os.kill(os.getpid(), 9)", "ended without a result ("),
         ("(out / 'result.json').write_text('{')", "result.json cannot be read"),
-        ("(out / 'result.json').write_text('[' * 100_000)", "result.json cannot be read"),
+        ('(out / "result.json").write_text("{\\"a\\":" + "[" * 100_000)', "result.json cannot be read"),
         ("(out / 'result.json').write_text('[]')", "result.json is not an object"),
     ],
 )

@@ -376,7 +376,12 @@ def _back_asked_meanwhile(run: Run, event: on.RollBackAsked) -> Step:
 
 
 def _nothing(run: Run, event: on.Event) -> Step:
-    """The run is on its way back already, or what was to be paused is verified."""
+    """The run is on its way back already."""
+    return Step(run)
+
+
+def _late(run: Run, event: on.Paused | on.Resumed) -> Step:
+    """What it was about is verified."""
     return Step(run)
 
 
@@ -397,8 +402,8 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.AWAITING_APPROVAL, on.Cancelled): Rule(_cancelled, (Phase.CANCELLED, Phase.ROLLING_BACK)),
     (Phase.AWAITING_APPROVAL, on.Superseded): Rule(_superseded, (Phase.SUPERSEDED, Phase.ROLLING_BACK)),
     (Phase.AWAITING_APPROVAL, on.RollBackAsked): Rule(_back_asked_meanwhile, (Phase.ROLLING_BACK,)),
-    (Phase.AWAITING_APPROVAL, on.Paused): Rule(_nothing, ()),
-    (Phase.AWAITING_APPROVAL, on.Resumed): Rule(_nothing, ()),
+    (Phase.AWAITING_APPROVAL, on.Paused): Rule(_late, ()),
+    (Phase.AWAITING_APPROVAL, on.Resumed): Rule(_late, ()),
     (Phase.ROLLING_OUT, on.WaveReported): Rule(
         _wave_reported, (Phase.VERIFIED, Phase.ROLLING_BACK, Phase.AWAITING_APPROVAL)
     ),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,9 @@ class Chaos:
     recovery: dict[str, list[float]] = field(default_factory=lambda: {"host": [], "site": []})
     killed: dict[str, int] = field(default_factory=lambda: {"host": 0, "site": 0, "job": 0})
     problems: list[str] = field(default_factory=list)
+
+    pause_s: ClassVar[float] = 0.05
+    """Between two requests at a site, each with its labels."""
 
     def __post_init__(self) -> None:
         self.scored = {name: set() for name in self.factory.names}
@@ -190,7 +193,7 @@ class Chaos:
                 if ask(port, "POST", f"/{site}/score", json.dumps({"rows": sent}).encode())[0] == 200:
                     self.scored[site] |= set(rows.ids)
                     ask(port, "POST", f"/{site}/labels", json.dumps({"labels": truth}).encode())
-            time.sleep(0.05)
+            time.sleep(self.pause_s)
 
     def _batches(self, chance: random.Random) -> None:
         """Batches straight to the host, each sent until it is answered; one in ten is sent again all the same."""

@@ -30,7 +30,12 @@ EVERY_S = 2.0
 
 
 class Soak(Chaos):
-    """Nobody is killed; the host's ports fail."""
+    """Nobody is killed; the host's ports fail.
+
+    A site waits 5 s where it is answered 503, once in a hundred batches, and sends one at a time: with twice the
+    requests it falls behind, whoever answers."""
+
+    pause_s = 0.1
 
     def host(self) -> Process:
         host = self.factory.host()
@@ -91,15 +96,15 @@ def grew(samples: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
 
 def show(found: dict[str, Any]) -> list[str]:
     last = found["samples"][-1] if found["samples"] else {}
-    rows, batches = found["rows answered"], found["batches accepted"]
+    rows, batches, seconds = found["rows answered"], found["batches accepted"], 60 * found["minutes"]
     counted, pending = found["batches counted"], found["pending"]
     grew = found["grew"] or "nothing"
     growth = f"grew: {grew}" if len(found["samples"]) >= LEAST else f"growth not looked at (fewer than {LEAST} samples)"
     now = ", ".join(f"{what} {value:.0f}" for what, value in last.items())
     said = f"{found['minutes']:g} minutes with {FAULTS:.0%} faults a call"
     return [
-        f"{said}: {rows:,} rows answered, {batches:,} batches sent",
-        f"{counted:,} batches counted, {pending} pending; runs: {found['runs']}",
+        f"{said}: {rows:,} rows answered ({rows / seconds:.0f}/s), {batches:,} batches sent",
+        f"{counted:,} batches counted ({counted / seconds:.0f}/s), {pending} pending; runs: {found['runs']}",
         f"{now} at the end; {growth}",
         "wrong: " + ("; ".join(found["wrong"]) or "nothing"),
     ]

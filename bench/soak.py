@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class Soak(Chaos):
         from adapters.local.profile import Local
 
         self.samples: list[dict[str, float]] = []
+        self._last = dict.fromkeys(self.factory.names, 0)
         local = Local(self.factory.state)
         try:
             while time.monotonic() < self._end:
@@ -64,8 +66,11 @@ class Soak(Chaos):
             local.close()
 
     def _buffered(self, name: str) -> int:
-        """Batches that the site has not sent yet."""
-        return int(json.loads(factory.ask(self.factory.ports_of[name], "GET", f"/{name}/status")[1])["buffered"])
+        """Batches that the site has not sent yet; as many as before where it does not say."""
+        with suppress(OSError, ValueError, KeyError):
+            status = factory.ask(self.factory.ports_of[name], "GET", f"/{name}/status")[1]
+            self._last[name] = int(json.loads(status)["buffered"])
+        return self._last[name]
 
 
 def run(minutes: float, seed: int = 0) -> dict[str, Any]:

@@ -656,7 +656,8 @@ def perform(ports: Ports, key: str) -> bool:
     if isinstance(effect, do.Train | do.Evaluate):  # while it was being submitted, the run may have ended, or be frozen
         if run.phase.final:
             ports.jobs.cancel(effect.job)
-        _cancel_frozen(ports, loop_name)
+        with suppress(Retry, Misconfigured):  # the sweep does it
+            _cancel_frozen(ports, loop_name)
     try:
         unit = Unit(ports.store, loop_name)
         unit.delete(key)

@@ -187,13 +187,19 @@ class Load:
         return {**told, "wrong": wrong + unmet(told)}
 
 
+LONG_S = 60.0
+"""Latency is judged of runs that are as long: in shorter ones a moment of another program's would decide."""
+
+
 def unmet(told: Mapping[str, Any]) -> list[str]:
     """What was asked for and is not so, in words. Of a burst no latency is asked."""
     wrong = [f"{n} answers of {status}" for status, n in told["statuses"].items() if status not in ("202", "503")]
     for way, seconds in told["took"].items() if told["pace"] <= PACED else ():
         p99 = factory.percentile(seconds, 0.99)
-        if not p99 <= LATENCY_S:
-            wrong.append(f"{way}: p99 {1000 * p99:.0f} ms" if seconds else f"{way}: nothing was taken")
+        if not seconds:
+            wrong.append(f"{way}: nothing was taken")
+        elif told["seconds"] >= LONG_S - 1.0 and p99 > LATENCY_S:
+            wrong.append(f"{way}: p99 {1000 * p99:.0f} ms")
     wrong += [f"{told['memory']:.0f} MB of memory"] if told["memory"] > MEMORY_MB else []
     wrong += [f"batches waited for more than {DRAIN_S:g} s"] if told["drained"] > DRAIN_S else []
     return wrong

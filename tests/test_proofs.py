@@ -22,6 +22,7 @@ CHAOS: dict[str, Any] = {
     "moving": 0,
 }
 LOAD: dict[str, Any] = {
+    "seconds": 60.0,
     "pace": 200.0,
     "statuses": {"202": 90, "503": 10},
     "took": {"http": [0.01] * 99 + [0.24], "queue": [0.25]},
@@ -46,7 +47,11 @@ SOAK: dict[str, Any] = {
         ({}, []),
         ({"killed": {"host": 5, "site": 14, "job": 0}}, ["19 of 20 kills"]),
         ({"killed": {"host": 5, "site": 14, "job": 0}, "in time": False}, []),
-        ({"recovery": {"host": [0.5], "site": [5.1, 6.0]}}, ["site: 2 recoveries above 5 s"]),
+        ({"recovery": {"host": [0.5], "site": [5.1, 6.0]}}, []),
+        (
+            {"recovery": {"host": [0.5], "site": [5.1, 6.0]}, "asked": 100, "in time": False},
+            ["site: 2 recoveries above 5 s"],
+        ),
         ({"moving": 1}, ["1 runs have not ended after 180 s"]),
     ],
 )
@@ -97,6 +102,7 @@ def test_where_no_job_runs_the_kills_end_and_it_is_said(tmp_path: Path, monkeypa
     [
         ({}, []),
         ({"took": {"http": [0.26], "queue": [0.3]}}, ["http: p99 260 ms", "queue: p99 300 ms"]),
+        ({"took": {"http": [0.26], "queue": [0.3]}, "seconds": 15.0}, []),
         ({"took": {"http": [], "queue": [0.1]}}, ["http: nothing was taken"]),
         ({"took": {"http": [9.0], "queue": []}, "pace": 1000.0}, []),
         ({"memory": 301.0, "pace": 1000.0}, ["301 MB of memory"]),

@@ -23,9 +23,10 @@ from drift.windows import Window, too_late
 from tests.triggers.world import HALF, LOOP, Neighbour, World, a_fleet, a_reference, put_candidate
 from triggers import approval, codec, events, lifecycle, loop, policy, rebuild, rollout, sites, windows
 from triggers import config as cfg
+from triggers import effects as do
 from triggers.errors import DriftloopError, NotFound, Refused, Retry
 from triggers.ports import Change, Delete, Put, Record
-from triggers.records import BatchRecord, Head, Quarantined, SiteState, site_partition, verify
+from triggers.records import BatchRecord, Head, Outbox, Quarantined, SiteState, site_partition, verify
 from triggers.run import Phase, Run
 
 replace = msgspec.structs.replace
@@ -314,9 +315,9 @@ class Player:
         if random.random() < 0.3:
             batch = self.world.batch(site, id=id_, n=random.randrange(1, 9))
             payload = self.world.payload(batch)
-            if payload != self.sent[site, id_]:
-                self.conflicts.add(id_)
         self._send(payload)
+        if payload != self.sent[site, id_]:
+            self.conflicts.add(id_)
         self.pump()
 
     def _restart(self, random: Random) -> None:
@@ -422,7 +423,10 @@ class Player:
         runs = self.world.runs
         open_ = [run.id for run in runs if not run.phase.final]
         need(1, len(open_) <= 1, open_)
-        alive = {n.rsplit("-", 1)[0] for n in self.world.jobs.jobs if self.world.jobs.status(n).state == "running"}
+        running = [n for n in self.world.jobs.jobs if self.world.jobs.status(n).state == "running"]
+        effects = [codec.decode(r.value, Outbox).effect for r in self.world.store.scan(self.name, "outbox/")]
+        ending = {effect.job for effect in effects if isinstance(effect, do.CancelJob)}  # as soon as it gets through
+        alive = {name.rsplit("-", 1)[0] for name in running if name not in ending}
         need(1, len(alive) <= 1, f"jobs of {alive}")
         for run in runs:
             old = self.last.get(run.id)

@@ -347,34 +347,32 @@ def _all_at_once(patch: Patch, script: Script) -> None:
     script.approve()
 
 
-def _no_way_back(patch: Patch, script: Script) -> None:
+def _once_intended(patch: Patch, script: Script, then: Callable[[Any, Any], None]) -> None:
+    """What a worker does besides, each time that it has written what a site is to serve."""
     real = sites._intend
 
     def intend(ports: Any, change: Any) -> Any:
         state = real(ports, change)
-        unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
-        unit.put(sites.SITE, replace(unit.get(sites.SITE, sites.SiteState), last_good=""))
-        unit.commit()
+        then(ports, change)
         return state
 
     patch.setattr(sites, "_intend", intend)
     script.hand_in()
     script.approve()
+
+
+def _goes_back_to(ports: Any, change: Any, candidate: str) -> None:
+    unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
+    unit.put(sites.SITE, replace(unit.get(sites.SITE, sites.SiteState), last_good=candidate))
+    unit.commit()
+
+
+def _no_way_back(patch: Patch, script: Script) -> None:
+    _once_intended(patch, script, lambda ports, change: _goes_back_to(ports, change, ""))
 
 
 def _trusts_at_once(patch: Patch, script: Script) -> None:
-    real = sites._intend
-
-    def intend(ports: Any, change: Any) -> Any:
-        state = real(ports, change)
-        unit = sites.Unit(ports.store, sites.site_partition(change.loop, change.site))
-        unit.put(sites.SITE, replace(unit.get(sites.SITE, sites.SiteState), last_good=change.candidate))
-        unit.commit()
-        return state
-
-    patch.setattr(sites, "_intend", intend)
-    script.hand_in()
-    script.approve()
+    _once_intended(patch, script, lambda ports, change: _goes_back_to(ports, change, change.candidate))
 
 
 def _melts(patch: Patch, script: Script) -> None:
@@ -468,16 +466,8 @@ PLANTED |= {
 
 
 def _other_than_written(patch: Patch, script: Script) -> None:
-    real = sites._intend
-
-    def intend(ports: Any, change: Any) -> Any:
-        state = real(ports, change)
-        ports.executor.apply(replace(change, candidate=put_candidate(script.world.blobs, a_reference(0.9), "no one's")))
-        return state
-
-    patch.setattr(sites, "_intend", intend)
-    script.hand_in()
-    script.approve()
+    made = put_candidate(script.world.blobs, a_reference(0.9), "no one's")
+    _once_intended(patch, script, lambda ports, change: ports.executor.apply(replace(change, candidate=made)))
 
 
 def _of_another_question(patch: Patch, script: Script) -> None:

@@ -535,12 +535,10 @@ class Taken:
 
     taken: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
     tried: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
-    late: set[tuple[Phase, type[on.Event]]] = field(default_factory=set)
 
     def add(self, e: Explorer) -> None:
         self.taken |= {rule for rule, count in e.taken.items() if count}
         self.tried |= {rule for rule, count in e.tried.items() if count}
-        self.late |= e.late
 
     def never(self) -> set[tuple[Phase, type[on.Event]]]:
         return set(lifecycle.RULES) - self.taken - self.tried
@@ -551,7 +549,6 @@ class Taken:
             f"rules taken: {len(self.taken)} of {len(lifecycle.RULES)}",
             f"rules that do nothing wherever they may be taken: {_listed(tried)}",
             f"rules never taken: {_listed(self.never())}",
-            f"without a rule, and put aside: {_listed(self.late)}",
         ]
 
 

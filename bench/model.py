@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from triggers import approval, codec, lifecycle, loop, rollout, sites
+from triggers import approval, asking, codec, lifecycle, loop, rollout, sites
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Approval, Automatic, Rollout
@@ -139,14 +139,6 @@ class Violation(AssertionError):
 _ORDER = (Phase.TRAINING, Phase.EVALUATING, Phase.AWAITING_APPROVAL, Phase.ROLLING_OUT, Phase.ROLLING_BACK)
 """Of phases that are never entered again, but for a question about the rest (`_asks_again`)."""
 
-LATE: frozenset[tuple[Phase, type[on.Event]]] = frozenset(
-    {
-        *((phase, on.Superseded) for phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK)),
-        (Phase.ROLLING_BACK, on.Answered),
-    }
-)
-"""What may be sent while a run hears it, and come when it no longer does: it is put aside, and nobody hears it."""
-
 _BY_RULE = "answer/automatic"
 
 Move = tuple[str, bool, State]
@@ -166,8 +158,6 @@ class Explorer:
         """How many kinds of runs and events each of `lifecycle.RULES` was taken for."""
         self.tried: Counter[tuple[Phase, type[on.Event]]] = Counter()
         """The same, where only this was looked at: that it does nothing."""
-        self.late: set[tuple[Phase, type[on.Event]]] = set()
-        """Of LATE, what came."""
         self.values: list[Any] = [None]
         self._numbers: dict[bytes, int] = {}
         self._steps: dict[tuple[int, int], tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
@@ -222,18 +212,15 @@ class Explorer:
         """`lifecycle.advance`: the run that then is, effects to be performed, deadlines to come."""
         known = self._steps.get((run, event))
         if known is None:
-            known = self._steps[run, event] = self._stepped(run, self.values[run], self.values[event])
+            known = self._steps[run, event] = self._stepped(self.values[run], self.values[event])
         return known
 
-    def _stepped(self, number: int, before: Run, event: on.Event) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    def _stepped(self, before: Run, event: on.Event) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         rule = (before.phase, type(event))
         try:
             made = lifecycle.advance(before, event)
         except lifecycle.IllegalTransition as wrong:
-            if rule not in LATE or rule in lifecycle.RULES:
-                raise Violation(f"2: {wrong}") from None
-            self.late.add(rule)
-            return number, (), ()
+            raise Violation(f"2: {wrong}") from None
         self.taken[rule] += event.id not in before.seen and not before.phase.final
         self._edge(before, made.run)
         self._once(made.run, event)
@@ -530,8 +517,8 @@ class Explorer:
     def _gives_way(self, s: State, run: int) -> bool:
         """As in triggers/loop.py: nobody has answered, and no site was reached."""
         value, request = self.values[s.runs[run]], self.values[s.asked[run]]
-        open_ = request is None or request.state not in loop._ANSWERS
-        return bool(not value.times and (value.phase, on.Superseded) in lifecycle.RULES and open_)
+        open_ = request is None or request.state not in asking.ANSWERS
+        return bool(not value.times and lifecycle.gives_way(value) and open_)
 
     def _loads(self, words: str, s: State, w: int, *what: Any) -> Iterator[Move]:
         """What it then writes is a step of its own only where somebody may come in between."""
@@ -741,7 +728,7 @@ class Explorer:
             id=_BY_RULE if by_rule else "answer",
             run=request.run,
             at=NOW,
-            answer=loop._ANSWERS[request.state],
+            answer=asking.ANSWERS[request.state],
             by="rule" if by_rule else request.by,
             reason="",
             candidate=request.candidate,
@@ -904,7 +891,7 @@ class Explorer:
             yield "somebody pauses", True, on.Paused(id="paused", at=NOW - timedelta(hours=1), **common)
         if (run.resumed < shape.pauses or by_person) and on.Resumed in hears:
             yield "somebody resumes", False, on.Resumed(id="resumed", at=NOW, **common)
-        if shape.supersedes and on.Superseded in hears and not s.frozen:
+        if shape.supersedes and lifecycle.gives_way(run) and not s.frozen:
             yield "a newer model takes the place of", True, _superseded(run)
 
     def _sweeps(self, s: State) -> Iterator[Move]:
@@ -913,7 +900,7 @@ class Explorer:
             if value is None or value.phase.final:
                 continue
             request = s.asked[run] and self.values[s.asked[run]]
-            if value.phase is Phase.AWAITING_APPROVAL and request and request.state in loop._ANSWERS:
+            if value.phase is Phase.AWAITING_APPROVAL and request and request.state in asking.ANSWERS:
                 answer = self._told(s, run).mail[-1]
                 if answer not in s.mail:
                     yield from self._hears(f"the sweep tells run {run + 1} its answer", s, *answer)

@@ -74,7 +74,7 @@ def results(stage: Stage, run: str) -> list[Target]:
     """result.json from the job's folder to the event of its run, and evidence to the page that a person approves by."""
     from adapters.local.child import Child
     from functions import approval_page
-    from triggers import codec, events, loop, views
+    from triggers import codec, events, training, views
 
     folder = stage.state / "jobs" / "fuzzed"
     folder.mkdir(parents=True)
@@ -90,7 +90,7 @@ def results(stage: Stage, run: str) -> list[Target]:
             jobs = SimpleNamespace(status=lambda _: child.ended())
             bus = SimpleNamespace(send=lambda _, messages: sent.extend(messages))
             ports = replace(stage.ports, jobs=jobs, bus=bus)
-            loop.job_ended(ports, f"{run}-{kind}")
+            training.job_ended(ports, f"{run}-{kind}")
             event = codec.decode_as(sent[0].body, events.AnyEvent, "Event")
             if isinstance(event, events.Evaluated):
                 approval_page._evidence(views.evidence(ports, event.digest))

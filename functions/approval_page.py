@@ -98,7 +98,7 @@ def _what_will_happen(detail: RunDetail, asked: ApprovalView) -> Html:
     )
     failed = limits["max_failed"]
     beyond = "a site fails" if failed == 0 else f"more than {_count(failed, 'site')} fail"
-    before = f"{_listed([s.site for w in done for s in w.sites])} already serve it, by rule. " if done else ""
+    before = f"By rule, it is served at {_listed([s.site for w in done for s in w.sites])} already. " if done else ""
     stays = "every site that was reached goes back and the run ends" if done else "no site changes and the run ends"
     more = asked.needed - len(asked.consents) - 1
     others = f"{_count(more, 'person', 'people')} more {'has' if more == 1 else 'have'}"

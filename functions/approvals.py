@@ -9,7 +9,7 @@ import azure.functions as func
 import msgspec
 
 from functions import answers, approval_page, host, pages, people, traces
-from triggers import approval, candidates, loop, views
+from triggers import approval, asking, candidates, views
 from triggers.approval import Answer, Request
 from triggers.errors import DriftloopError
 from triggers.ports import Person
@@ -65,13 +65,13 @@ def answer_approval(req: func.HttpRequest) -> func.HttpResponse:
     said = _answer(person, given)
     try:
         if why := _not_ours(req, person, run, given):
-            loop.refuse(host.ports(), run, said, why)
+            asking.refuse(host.ports(), run, said, why)
             return _refused(req, 403, "Not counted", why)
         if wrong := _unfit(given):
-            loop.refuse(host.ports(), run, said, wrong)
+            asking.refuse(host.ports(), run, said, wrong)
             return _again(req, 422, run, person, given, wrong)
         with traces.step("answer_approval", run):
-            wrong = loop.answer(host.ports(), run, said)
+            wrong = asking.answer(host.ports(), run, said)
         if wrong:
             return _again(req, 409, run, person, given, wrong)
         return _counted(req, run, person)

@@ -10,7 +10,7 @@ from typing import Any
 import azure.functions as func
 
 from functions import host, wire
-from triggers import loop
+from triggers import loop, training
 from triggers.errors import NotFound, Refused
 from triggers.ports import Ports
 
@@ -69,7 +69,7 @@ def hear(ports: Ports, said: Said, event_id: str) -> None:
     elif said.kind in ("runcompleted", "runstatuschanged"):
         name = unquoted(said.text("runid"))
         if name.partition(".")[0] in ports.configs.loops() and name.endswith(("-train", "-evaluate")):
-            loop.job_ended(ports, name)
+            training.job_ended(ports, name)
 
 
 def _breached(ports: Ports, event_id: str, reason: str, named: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import azure.functions as func
 
 from functions import host, wire
-from triggers import loop
+from triggers import training
 
 bp = func.Blueprint()
 
@@ -14,4 +14,4 @@ bp = func.Blueprint()
 @wire.isolated("job-events", wire.data)
 def job_ended(message: func.CloudEvent) -> None:
     """A job says it has ended; what it made is asked of the training service, not believed from the event."""
-    loop.job_ended(host.ports(), wire.job(message.get_json()))
+    training.job_ended(host.ports(), wire.job(message.get_json()))

@@ -385,6 +385,11 @@ def _late(run: Run, event: on.Paused | on.Resumed) -> Step:
     return Step(run)
 
 
+def _let_go(run: Run, event: on.Superseded) -> Step:
+    """People have let it roll out: the newer model waits for its end."""
+    return Step(run)
+
+
 RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.TRAINING, on.Trained): Rule(_evaluate, (Phase.EVALUATING,)),
     (Phase.TRAINING, on.JobFailed): Rule(_job_failed, (Phase.FAILED,)),
@@ -412,6 +417,7 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.ROLLING_OUT, on.Cancelled): Rule(_back_asked, (Phase.ROLLING_BACK,)),
     (Phase.ROLLING_OUT, on.Paused): Rule(_paused, (Phase.ROLLING_OUT,)),
     (Phase.ROLLING_OUT, on.Resumed): Rule(_resumed, (Phase.ROLLING_OUT,)),
+    (Phase.ROLLING_OUT, on.Superseded): Rule(_let_go, ()),
     (Phase.ROLLING_BACK, on.RollbackReported): Rule(_restored, (Phase.ROLLED_BACK,)),
     (Phase.ROLLING_BACK, on.WaveReported): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.DeadlinePassed): Rule(_deadline, (Phase.ROLLED_BACK,)),
@@ -419,6 +425,8 @@ RULES: Mapping[tuple[Phase, type[on.Event]], Rule] = {
     (Phase.ROLLING_BACK, on.Cancelled): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.Paused): Rule(_nothing, ()),
     (Phase.ROLLING_BACK, on.Resumed): Rule(_nothing, ()),
+    (Phase.ROLLING_BACK, on.Answered): Rule(_nothing, ()),
+    (Phase.ROLLING_BACK, on.Superseded): Rule(_nothing, ()),
 }
 """Every fact that may reach a run, by phase. What is not here is refused."""
 
@@ -428,3 +436,9 @@ def heeds(run: Run, what: type[on.Event]) -> bool:
     if run.phase is Phase.AWAITING_APPROVAL and what in (on.Paused, on.Resumed, on.RollBackAsked):
         return what is on.RollBackAsked and bool(run.times)  # sites were reached by rule
     return (run.phase, what) in RULES
+
+
+def gives_way(run: Run) -> bool:
+    """Whether a newer run or model may take its place."""
+    rule = RULES.get((run.phase, on.Superseded))
+    return rule is not None and bool(rule.leads_to)

@@ -6,23 +6,22 @@ sweep sends. What computes with numpy is imported where it is used: most invocat
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from triggers import approval, candidates, codec, gates, intake, lifecycle, notices, policy, rebuild, rollout, sites
+from triggers import approval, asking, candidates, codec, intake, lifecycle, notices, policy, rebuild, sites, training
 from triggers import effects as do
 from triggers import events as on
 from triggers.compute import choose
 from triggers.config import Fleet, Loop, duration, rate
 from triggers.errors import Conflict, Misconfigured, NotFound, Refused, Retry
-from triggers.ports import Job, Message, Ports, Put
+from triggers.ports import Message, Ports, Put
 from triggers.records import (
     AuditEntry,
     BatchRecord,
@@ -35,6 +34,7 @@ from triggers.records import (
     Unit,
     WaitingModel,
     again,
+    hand_on,
     loop_of,
     site_partition,
 )
@@ -412,9 +412,9 @@ def _in_the_way(unit: LoopUnit, supersede: bool) -> str:
         if not supersede:
             return f"{run_id} has not ended"
         run, request = unit.run(run_id), unit.get(f"approval/{run_id}", approval.Request)
-        if run.times or (run.phase, on.Superseded) not in lifecycle.RULES:
+        if run.times or not lifecycle.gives_way(run):
             return f"{run_id} is {run.phase} and has reached sites: take it back, or let it end"
-        if request is not None and request.state in _ANSWERS:
+        if request is not None and request.state in asking.ANSWERS:
             return f"{run_id} has been answered: cancel it, or let it end"
     return ""
 
@@ -435,10 +435,9 @@ def _make_way(ports: Ports, loop_name: str, model: str) -> None:
     if sites.frozen(ports, loop_name):
         return
     for run in active_runs(ports, loop_name):
-        if run.model and newer(model, run.model) and (run.phase, on.Superseded) in lifecycle.RULES:
+        if run.model and newer(model, run.model) and lifecycle.gives_way(run):
             event = on.Superseded(id=f"superseded/{run.id}", run=run.id, at=ports.clock.now(), by=model)
-            body = codec.encode(event, "Event")
-            ports.bus.send("runs", [Message(id=codec.short(event.id), body=body, session=run.id)])
+            hand_on(ports.bus, event)
 
 
 def _drop_older(unit: LoopUnit, model: str) -> None:
@@ -689,207 +688,8 @@ def _wanted(run: Run, effect: do.Effect) -> bool:
     return not isinstance(effect, do.DeployWave) or effect.wave == run.wave
 
 
-def _train(ports: Ports, run: Run, effect: do.Train) -> None:
-    spec: dict[str, Any] = {
-        "from": effect.start.isoformat(),
-        "to": effect.end.isoformat(),
-        "parent": effect.parent,
-        "sites": _may_leave(ports, run, effect.sites),
-    }
-    if effect.data:
-        spec["data"] = effect.data
-    if effect.model:
-        spec["model"] = effect.model
-    if effect.authors:
-        spec["authors"] = list(effect.authors)
-    if frozen := (candidates.manifest(ports, effect.parent).get("lineage") or {}).get("holdout"):
-        spec["holdout"] = frozen
-    if effect.trained:
-        spec["trained_from"], spec["trained_to"] = effect.trained
-    _submit(ports, run, effect, "train", spec, run.limits.training.timeout)
-
-
-def _evaluate(ports: Ports, run: Run, effect: do.Evaluate) -> None:
-    loop = ports.configs.loop(run.loop)
-    spec: dict[str, Any] = {
-        "champion": effect.champion,
-        "challenger": effect.challenger,
-        "from": effect.start.isoformat(),
-        "to": effect.end.isoformat(),
-        "sites": _may_leave(ports, run, effect.sites),
-        "confidence": run.limits.gates.confidence,
-        "metric": run.limits.gates.metric or ("auc" if loop.task == "binary" else "rmse"),
-    }
-    if run.limits.gates.maximum_slice_loss is not None:
-        spec["cohorts"] = {site.name: site.cohort for site in ports.configs.fleet(run.loop).sites}
-    _submit(ports, run, effect, "evaluate", spec, run.limits.evaluation_timeout)
-
-
-def _submit(
-    ports: Ports,
-    run: Run,
-    effect: do.Train | do.Evaluate,
-    kind: Literal["train", "evaluate"],
-    spec: dict[str, Any],
-    timeout: str,
-) -> None:
-    """At a site, a job works on the site's own table, and what it finds is signed there."""
-    seconds = duration(timeout).total_seconds()
-    name = run.sites[0] if effect.compute == "edge" and run.sites else ""
-    site = ports.configs.fleet(run.loop).site(name)
-    if site is not None:
-        spec["sites"] = [site.name]
-        if site.dataset:
-            spec["data"] = site.dataset
-        if site.key_file:
-            key = next((k.id for k in site.keys if not k.revoked), "")
-            spec.update(site_key=site.key_file, site_key_id=key)
-    spec.update(_distrusted(ports.configs.fleet(run.loop)))
-    ports.jobs.submit(Job(effect.job, kind, run.loop, run.id, effect.compute, spec, seconds, name))
-
-
-def _distrusted(fleet: Fleet) -> dict[str, Any]:
-    """Sites and keys whose rows no candidate is made of, or judged by; nothing where there are none."""
-    untrusted = {site.name: "it is quarantined" for site in fleet.sites if site.quarantined}
-    revoked = {site.name: [key.id for key in site.keys if key.revoked] for site in fleet.sites}
-    out = {
-        site.name: "all of its keys are revoked"
-        for site in fleet.sites
-        if len(revoked[site.name]) == len(site.keys) > 0
-    }
-    found = {"untrusted": {**out, **untrusted}, "revoked": {site: ids for site, ids in revoked.items() if ids}}
-    return {name: value for name, value in found.items() if value}
-
-
-def _may_leave(ports: Ports, run: Run, wanted: Sequence[str] | None) -> list[str] | None:
-    fleet = ports.configs.fleet(run.loop)
-    if all(s.data == "may-leave" for s in fleet.sites):
-        return None if wanted is None else list(wanted)
-    return [s.name for s in fleet.sites if s.data == "may-leave" and (wanted is None or s.name in wanted)]
-
-
 def _cancel_job(ports: Ports, run: Run, effect: do.CancelJob) -> None:
     ports.jobs.cancel(effect.job)
-
-
-def _ask_approval(ports: Ports, run: Run, effect: do.AskApproval) -> bool:
-    """Ask, or let the first ring's waves begin by rule. False while those who would be told are not to be disturbed."""
-    if run.plan:
-        plan, digest = sites.load_plan(ports, run.plan), run.plan
-    else:
-        plan = rollout.plan(ports.configs.fleet(run.loop), run.limits.rollout, run.loop, run.candidate, run.sites)
-        data = codec.encode(plan)
-        ports.blobs.put(f"plans/{(digest := codec.digest(data))}", data)
-    now = ports.clock.now()
-    lineage = candidates.manifest(ports, run.candidate).get("lineage") or {}
-    request = approval.Request(
-        run=run.id,
-        loop=run.loop,
-        candidate=effect.candidate,
-        evidence=effect.evidence,
-        plan=digest,
-        outcome=effect.outcome,
-        verdict=effect.verdict,
-        asked=now,
-        expires=effect.expires,
-        escalates=effect.escalates,
-        requested_by=run.requested_by,
-        authors=tuple(lineage.get("authors") or ()),
-    )
-    why_not = "a person answers for the rest" if run.times else _not_automatic(ports, run, effect)
-
-    def attempt() -> approval.Request | None:
-        unit = LoopUnit(ports.store, run.loop, now)
-        if unit.run(run.id).phase is not Phase.AWAITING_APPROVAL:
-            return None  # overtaken: what has withdrawn the question did not find it yet
-        known = unit.get(f"approval/{run.id}", approval.Request)
-        if known is not None and (known.state != "automatic" or not run.times):
-            return known
-        asked = request if why_not else replace(request, state="automatic", answered=now)
-        unit.put(f"approval/{run.id}", asked)
-        if why_not:
-            unit.note("approval-asked", run.id, effect.verdict, plan=digest, candidate=effect.candidate)
-        else:
-            ring, waves = plan.waves[0].ring, approval.first_ring([w.ring for w in plan.waves])
-            said = f"automatic, by the bounds in loop.yaml, for the {waves} waves of ring {ring}: {effect.verdict}"
-            bound = {"candidate": effect.candidate, "evidence": effect.evidence, "plan": digest}
-            unit.note("answered", run.id, said, "driftloop", answer="approve", automatic=True, through=waves, **bound)
-        unit.commit()
-        return asked
-
-    asked = again(attempt)
-    if asked is None:
-        return True
-    if asked.state == "automatic":
-        _tell_answer(ports, asked)
-        return True
-    return asked.state != "open" or _tell_approvers(ports, run, asked, "a new model waits for your answer", "")
-
-
-def _not_automatic(ports: Ports, run: Run, effect: do.AskApproval) -> str:
-    """By the rules as they were when the run began, and as they are now."""
-    rules = run.limits.approval.automatic, ports.configs.loop(run.loop).approval.automatic
-    if None in rules:
-        return approval.not_automatic(None, "", {}, {}, {})
-    found = ports.blobs.get(f"evidence/{effect.evidence}.json")
-    if codec.digest(found) != effect.evidence:
-        return "the evidence is not what was judged"
-    if why := candidates.revoked(ports, run.loop, run.candidate):
-        return why
-    pair = candidates.manifest(ports, run.champion), candidates.manifest(ports, run.candidate)
-    whys = [approval.not_automatic(rule, effect.outcome, msgspec.json.decode(found), *pair) for rule in rules]
-    return next(filter(None, whys), "")
-
-
-def _tell_approvers(ports: Ports, run: Run, request: approval.Request, what: str, suffix: str) -> bool:
-    """False where it is not the hour."""
-    rules, now = ports.configs.loop(run.loop).approval, ports.clock.now()
-    if approval.quiet(now, rules.quiet):
-        return False
-    people, groups = approval.approvers(request, rules, now)
-    given = {"approved by": [c.by for c in request.consents]} if request.consents else {}
-    notices.tell(
-        ports,
-        run.loop,
-        {
-            "id": f"approval/{run.id}{suffix}",
-            "kind": "approval",
-            "loop": run.loop,
-            "title": f"{run.loop}: {what}",
-            "text": request.verdict,
-            "facts": {
-                "run": run.id,
-                "candidate": request.candidate[:12],
-                "approvers": [*people, *(f"group {g}" for g in groups)],
-                **({"needed": rules.needed} if rules.needed > 1 else {}),
-                **given,
-                "expires": f"{request.expires:%Y-%m-%d %H:%M} UTC",
-            },
-            "link": f"/api/approvals/{run.id}",
-        },
-    )
-    return True
-
-
-def _remind(ports: Ports, run: Run, effect: do.Remind) -> bool:
-    unit = LoopUnit(ports.store, run.loop, ports.clock.now())
-    request = unit.get(f"approval/{run.id}", approval.Request)
-    if request is None or request.state != "open":
-        return True
-    what = "nobody has answered: it is your turn" if effect.escalated else "a new model still waits for your answer"
-    return _tell_approvers(ports, run, request, what, f"/{effect.at:%Y%m%dT%H%M}/{int(effect.escalated)}")
-
-
-def _withdraw_approval(ports: Ports, run: Run, effect: do.WithdrawApproval) -> None:
-    def attempt() -> None:
-        unit = LoopUnit(ports.store, run.loop, ports.clock.now())
-        request = unit.get(f"approval/{run.id}", approval.Request)
-        if request is not None and request.state == "open":
-            unit.put(f"approval/{run.id}", replace(request, state="withdrawn", reason=effect.reason))
-            unit.note("approval-withdrawn", run.id, effect.reason)
-            unit.commit()
-
-    again(attempt)
 
 
 def _deploy_wave(ports: Ports, run: Run, effect: do.DeployWave) -> None:
@@ -923,218 +723,20 @@ def _set_deadline(ports: Ports, run: Run, effect: do.SetDeadline) -> None:
     event = on.DeadlinePassed(
         id=f"deadline/{run.id}/{effect.phase}/{effect.at:%Y%m%dT%H%M%S}", run=run.id, at=effect.at, phase=effect.phase
     )
-    message = Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run.id, at=effect.at)
-    ports.bus.send("runs", [message])
+    hand_on(ports.bus, event, effect.at)
 
 
 _PERFORM: Mapping[type[do.Effect], Callable[[Ports, Run, Any], bool | None]] = {
-    do.Train: _train,
-    do.Evaluate: _evaluate,
+    do.Train: training.train,
+    do.Evaluate: training.evaluate,
     do.CancelJob: _cancel_job,
-    do.AskApproval: _ask_approval,
-    do.Remind: _remind,
-    do.WithdrawApproval: _withdraw_approval,
+    do.AskApproval: asking.ask,
+    do.Remind: asking.remind,
+    do.WithdrawApproval: asking.withdraw,
     do.DeployWave: _deploy_wave,
     do.RollBack: _roll_back,
     do.Announce: _announce,
     do.SetDeadline: _set_deadline,
-}
-
-
-# --- what comes back
-
-
-def job_ended(ports: Ports, name: str) -> None:
-    """Turn the end of a job into the event of its run; a job that still runs is left alone."""
-    status = ports.jobs.status(name)
-    if status.state in ("unknown", "running"):
-        return
-    run_id, kind = name.rsplit("-", 1)
-    event: on.Event
-    common: dict[str, Any] = {"id": f"job/{name}", "run": run_id, "at": ports.clock.now()}
-    if status.state != "succeeded":
-        said = f" (log: {status.log})" if status.log else ""
-        event = on.JobFailed(**common, job=name, reason=f"{status.reason or status.state}{said}")
-    else:
-        try:
-            event = (
-                _trained(ports, common, status.result) if kind == "train" else _evidence(ports, common, status.result)
-            )
-        except (KeyError, AttributeError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as problem:
-            event = on.JobFailed(**common, job=name, reason=f"what it wrote cannot be read: {problem}")
-    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
-
-
-def _trained(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Trained | on.JobFailed:
-    made = {"type": "trained", **common, "candidate": result["candidate"], "rows": result["rows"]}
-    event = msgspec.convert(made, on.Trained)
-    try:
-        why = candidates.revoked(ports, loop_of(event.run), event.candidate)
-    except Refused as problem:  # no digest, but a name longer than any
-        why = str(problem)
-    return on.JobFailed(**common, job=f"{event.run}-train", reason=f"what it made is refused: {why}") if why else event
-
-
-def _evidence(ports: Ports, common: dict[str, Any], result: Mapping[str, Any]) -> on.Evaluated:
-    """What the evaluation wrote, kept whole under its digest. What is no number becomes None, and fails the gate.
-
-    Raises KeyError, AttributeError, TypeError, ValueError, RecursionError or ValidationError where it is no evidence.
-    """
-    data = msgspec.json.encode(_finite(dict(result)), order="deterministic")
-    name = codec.digest(data)
-    ports.blobs.put(f"evidence/{name}.json", data)
-
-    def compared(part: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:
-        return {
-            "rows": int(part.get("rows") or 0),
-            "champion": part.get(f"champion{suffix}"),
-            "challenger": part.get(f"challenger{suffix}"),
-            "gain": part.get("gain"),
-            "gain_low": part.get("gain_low"),
-            "gain_high": part.get("gain_high"),
-        }
-
-    found = msgspec.json.decode(data)
-    frozen, examples = found.get("holdout") or {}, found.get("examples") or {}
-    evidence = {
-        "champion": found["champion"],
-        "challenger": found["challenger"],
-        "metric": found["metric"],
-        "confidence": found["confidence"],
-        "overall": compared(found, "_value"),
-        **{
-            kind: {name: compared(part) for name, part in (found.get(kind) or {}).items()}
-            for kind in ("sites", "cohorts", "groups", "fairness")
-        },
-        "log_loss": found.get("log_loss") or {},
-        "start": _time(found.get("from")),
-        "end": _time(found.get("to")),
-        "newest": _time(found.get("newest")),
-        "data": found.get("data") or "",
-        "holdout": compared(frozen) if frozen else None,
-        "holdout_sha256": frozen.get("sha256") or "",
-        "bytes": int(found.get("bytes") or 0),
-        "new_bytes": found.get("new_bytes"),
-        "trials": found.get("trials") or {},
-        "rows_per_hour": int(found.get("rows_per_hour") or 0),
-        "schema": found.get("schema"),
-        "calibration": found.get("calibration") or {},
-        "churn": found.get("churn"),
-        "examples": int(examples.get("tried") or 0),
-        "missed": examples.get("missed") or [],
-    }
-    run = LoopUnit(ports.store, loop_of(common["run"]), common["at"]).run(common["run"])
-    rooms = gates.rooms(ports.configs.fleet(run.loop), run.sites)
-    return on.Evaluated(**common, evidence=msgspec.convert(evidence, on.Evidence), digest=name, rooms=rooms)
-
-
-def _time(text: str | None) -> datetime | None:
-    """UTC where it names no offset."""
-    if not text:
-        return None
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list) else value
-
-
-def answer(ports: Ports, run_id: str, given: approval.Answer) -> str:
-    """Take a person's answer; returns why it does not count, or nothing. One decision counts, whoever else answers."""
-    loop_name = loop_of(run_id)
-    rules = ports.configs.loop(loop_name).approval
-
-    def attempt() -> str:
-        unit = LoopUnit(ports.store, loop_name, ports.clock.now())
-        request = unit.need(f"approval/{run_id}", approval.Request)
-        if approval.said_before(request, given):
-            if request.state != "open":
-                _tell_answer(ports, request)
-            return ""
-        why = approval.refusal(request, given, rules, unit.now, sites.frozen(ports, loop_name))
-        if given.answer == "approve":
-            why = why or candidates.revoked(ports, loop_name, request.candidate) or _swapped(ports, request)
-        if why:
-            _note_refused(unit, run_id, given, why)
-        else:
-            request = approval.answered(request, given, rules, unit.now)
-            unit.put(f"approval/{run_id}", request)
-            more = f" ({len(request.consents)} of {rules.needed})" if request.consents and rules.needed > 1 else ""
-            told = {k: v for k, v in msgspec.to_builtins(given).items() if k != "groups"}
-            unit.note("answered", run_id, f"{_said(given)}{more}", given.by, **told)
-        unit.commit()
-        if not why and request.state != "open":
-            _tell_answer(ports, request)
-        return why
-
-    return again(attempt)
-
-
-def _swapped(ports: Ports, request: approval.Request) -> str:
-    """What of the question is no longer the bytes that were judged; empty where all are."""
-    try:
-        candidates.manifest(ports, request.candidate)
-        sites.load_plan(ports, request.plan)
-        evidence = ports.blobs.get(f"evidence/{request.evidence}.json")
-    except (NotFound, Refused) as problem:
-        return str(problem)
-    whole = codec.digest(evidence) == request.evidence
-    return "" if whole else f"evidence {request.evidence[:12]} is not what was judged"
-
-
-def refuse(ports: Ports, run_id: str, given: approval.Answer, why: str) -> None:
-    """Note that somebody known tried to answer, and why that did not get so far as to be looked at."""
-
-    def attempt() -> None:
-        unit = LoopUnit(ports.store, loop_of(run_id), ports.clock.now())
-        unit.need(f"approval/{run_id}", approval.Request)
-        _note_refused(unit, run_id, given, why)
-        unit.commit()
-
-    again(attempt)
-
-
-def _note_refused(unit: LoopUnit, run_id: str, given: approval.Answer, why: str) -> None:
-    unit.note("answer-refused", run_id, f"{_said(given)}; refused: {why}", given.by, id=given.id)
-
-
-def _said(given: approval.Answer) -> str:
-    return f"{given.answer} by {given.by}" + (f": {given.reason}" if given.reason else "")
-
-
-def _tell_answer(ports: Ports, request: approval.Request) -> None:
-    """A plan that is not the one that was shown has no waves, and so deploys nothing."""
-    try:
-        waves = sites.load_plan(ports, request.plan).summary
-    except Refused:
-        waves = ()
-    by_rule = request.state == "automatic"
-    event = on.Answered(
-        id=f"answer/{request.run}{'/automatic' * by_rule}",
-        run=request.run,
-        at=request.answered or ports.clock.now(),
-        answer=_ANSWERS[request.state],
-        by="rule" if by_rule else request.by,
-        reason=request.reason,
-        candidate=request.candidate,
-        evidence=request.evidence,
-        plan=request.plan,
-        waves=waves,
-        through=approval.first_ring([w.ring for w in waves]) if by_rule else None,
-    )
-    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=request.run)])
-
-
-_ANSWERS: Mapping[str, Literal["approve", "reject", "changes"]] = {
-    "approved": "approve",
-    "automatic": "approve",
-    "rejected": "reject",
-    "changes": "changes",
 }
 
 
@@ -1165,8 +767,7 @@ def _cancel_frozen(ports: Ports, loop_name: str) -> None:
         why = _frozen(ports, run)
         if why and ports.jobs.status(lifecycle.job(run)).state == "running":
             event = on.Cancelled(id=f"frozen/{run.id}", run=run.id, at=ports.clock.now(), by="driftloop", reason=why)
-            body = codec.encode(event, "Event")
-            ports.bus.send("runs", [Message(id=codec.short(event.id), body=body, session=run.id)])
+            hand_on(ports.bus, event)
 
 
 def unfreeze(ports: Ports, target: str, by: str) -> None:
@@ -1231,7 +832,7 @@ def ask(ports: Ports, run_id: str, what: Asked, by: str, reason: str) -> None:
         raise Refused(f"{run_id} is {run.phase}: nothing to {wanted}", run=run_id)
     now = ports.clock.now()
     event = what(id=f"{what.__name__}/{run_id}/{now:%Y%m%dT%H%M%S.%f}", run=run_id, at=now, by=by, reason=reason)
-    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
+    hand_on(ports.bus, event)
 
 
 # --- the sweep
@@ -1246,13 +847,13 @@ def sweep(ports: Ports, loop_name: str) -> None:
     notices.flush(ports, loop_name)
     for run in active_runs(ports, loop_name):
         if run.phase in (Phase.TRAINING, Phase.EVALUATING):
-            job_ended(ports, lifecycle.job(run))
+            training.job_ended(ports, lifecycle.job(run))
         if run.phase in (Phase.ROLLING_OUT, Phase.ROLLING_BACK, Phase.AWAITING_APPROVAL):
             sites.mend(ports, run)
             sites.carry_on(ports, run)
             sites.report(ports, run.id)
         if run.phase is Phase.AWAITING_APPROVAL:
-            _resume_answer(ports, run)
+            asking.tell_again(ports, run)
     _cancel_frozen(ports, loop_name)
     if verified := [r for r in runs(ports, loop_name) if r.phase is Phase.VERIFIED]:
         sites.mend(ports, verified[-1])  # a site may fail late
@@ -1309,14 +910,6 @@ def _converge(ports: Ports, loop_name: str) -> None:
     sites.take_in(ports, loop_name, now.champion, run, now.scoped)
     if run:
         sites.carry_on(ports, run, now.scoped)
-
-
-def _resume_answer(ports: Ports, run: Run) -> None:
-    record = ports.store.get(run.loop, f"approval/{run.id}")
-    if record:
-        request = codec.decode(record.value, approval.Request)
-        if request.state in _ANSWERS:
-            _tell_answer(ports, request)
 
 
 def forget(ports: Ports, loop_name: str) -> None:

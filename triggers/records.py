@@ -11,8 +11,9 @@ import msgspec
 from triggers import codec
 from triggers.effects import AnyEffect
 from triggers.errors import Conflict, NotFound
+from triggers.events import Event
 from triggers.policy import History, Maintenance
-from triggers.ports import Delete, Put, Store
+from triggers.ports import Bus, Delete, Message, Put, Store
 from triggers.rollout import Health, SiteStatus
 from triggers.run import Run
 
@@ -292,6 +293,12 @@ class LoopUnit(Unit):
         """Put effects into the outbox: the keys are `run/event/n`, so that a replay repeats them."""
         for n, effect in enumerate(effects):
             self.put(f"outbox/{run_id}/{event_id}/{n}", Outbox(run=run_id, effect=effect))
+
+
+def hand_on(bus: Bus, event: Event, at: datetime | None = None) -> None:
+    """Send a run what has happened, now or at a time."""
+    message = Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=event.run, at=at)
+    bus.send("runs", [message])
 
 
 def chain(entry: AuditEntry) -> str:

@@ -27,6 +27,7 @@ from triggers.records import (
     SiteState,
     Unit,
     again,
+    hand_on,
     loop_of,
     rollout_partition,
     site_partition,
@@ -797,7 +798,7 @@ def report(ports: Ports, run_id: str) -> None:
         )
     else:
         return
-    ports.bus.send("runs", [Message(id=codec.short(event.id), body=codec.encode(event, "Event"), session=run_id)])
+    hand_on(ports.bus, event)
 
 
 def _measured(ports: Ports, run: Run, wave: Sequence[str]) -> Measured:

@@ -16,7 +16,7 @@ import pytest
 
 from cli.host.http import Router
 from functions import answers, approvals, pages, people
-from triggers import approval, codec, loop, sites
+from triggers import approval, asking, codec, loop, sites
 from triggers.ports import Person, Put
 
 replace = msgspec.structs.replace
@@ -147,7 +147,7 @@ def with_a_clock_behind(stage: Any, run: str) -> bool:
     stage.host.pump()
     late = changed(stage.ports, clock=SimpleNamespace(now=lambda: asked.expires - timedelta(minutes=10)))
     shown = {"candidate": asked.candidate, "evidence": asked.evidence, "plan": asked.plan}
-    loop.answer(late, run, approval.Answer(answer="approve", by="anna", reason="", **shown))
+    asking.answer(late, run, approval.Answer(answer="approve", by="anna", reason="", **shown))
     return approved(stage, run)
 
 
@@ -256,7 +256,9 @@ ATTACKS = {
         "the mark names the run", form_of_another_run, patched(approvals, "_about", lambda *_: ("approval",))
     ),
     "digest swapped": Attack("the answer names what was shown", digest_swapped, show_nothing_new),
-    "bytes swapped": Attack("what was judged is hashed again", bytes_swapped, patched(loop, "_swapped", lambda *_: "")),
+    "bytes swapped": Attack(
+        "what was judged is hashed again", bytes_swapped, patched(asking, "_swapped", lambda *_: "")
+    ),
     "expired": Attack("expiry", too_late, as_if(expires=datetime(2100, 1, 1, tzinfo=UTC))),
     "skewed clock": Attack("a question that has expired is withdrawn", with_a_clock_behind, as_if(state="open")),
     "enumeration": Attack("who asks is known first", told_apart, patched(people, "identify", lambda req: ANNA)),

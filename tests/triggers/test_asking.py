@@ -216,3 +216,17 @@ def test_sites_that_were_reached_by_rule_are_taken_back_while_people_are_asked(w
     loop.ask(world.ports, run.id, on.RollBackAsked, "ann", "complaints")
     world.pump()
     assert (world.runs[-1].phase, world.request().state) == (Phase.ROLLING_BACK, "withdrawn")
+
+
+def test_an_approval_that_comes_after_the_way_back_was_asked_for_changes_nothing(world: World) -> None:
+    first = loop.head(world.ports, "line").champion
+    begun_by_rule(world)
+    run = world.until("awaiting-approval")
+    world.lags.add("runs")
+    loop.ask(world.ports, run.id, on.RollBackAsked, "ann", "complaints")
+    assert world.answer() == ""
+    world.lags.clear()
+    world.pump()
+    assert world.quarantine == []
+    assert world.until("rolled-back").because.startswith("taken back by ann: complaints")
+    assert {plant.serves for plant in world.plants.all.values()} == {first}

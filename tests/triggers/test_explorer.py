@@ -28,10 +28,8 @@ def test_nothing_is_violated_in_any_state_of_a_small_world() -> None:
     assert {"verified", "rolled-back", "rejected", "failed", "cancelled", "expired"} == found.phases.keys()
 
 
-UNTAKEN = {
-    (Phase.ROLLING_BACK, kind): "it does nothing: that is tried wherever it may be taken"
-    for kind in (on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed)
-}
+BACK = (on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed, on.Answered, on.Superseded)
+UNTAKEN = {(Phase.ROLLING_BACK, kind): "it does nothing: that is tried wherever it may be taken" for kind in BACK}
 """Why some of `lifecycle.RULES` are never taken."""
 
 
@@ -40,6 +38,7 @@ def test_each_rule_of_the_lifecycle_is_taken_or_said_why_not() -> None:
     for shape in (
         replace(sites=2, cancels=1, pauses=1, backs=1, rule=1, fails=1),
         replace(runs=2, supersedes=1),
+        replace(sites=2, backs=1, supersedes=1, rule=1, reads=1),
     ):
         explore(shape, e := Explorer(shape))
         taken.add(e)

@@ -23,7 +23,7 @@ from tests.triggers import playing
 from tests.triggers.conftest import MEMORY
 from tests.triggers.playing import ACTS, Broken, Player, play
 from tests.triggers.world import a_reference, put_candidate
-from triggers import approval, codec, gates, intake, lifecycle, loop, policy, records, rollout, sites, windows
+from triggers import approval, asking, codec, gates, intake, lifecycle, loop, policy, records, rollout, sites, windows
 from triggers import effects as do
 from triggers import events as on
 from triggers.lifecycle import Rule, Step
@@ -290,7 +290,7 @@ def _rewrites_decisions(patch: Patch, script: Script) -> None:
 
 
 def _no_is_yes(patch: Patch, script: Script) -> None:
-    patch.setitem(loop._ANSWERS, "rejected", "approve")  # type: ignore[arg-type]
+    patch.setitem(asking.ANSWERS, "rejected", "approve")  # type: ignore[arg-type]
     script.hand_in()
     script.approve("bob", "reject")
     script.days(2)
@@ -474,10 +474,10 @@ def _of_another_question(patch: Patch, script: Script) -> None:
     """Bound to other evidence than the run's."""
     real = approval.answered
     patch.setattr(approval, "answered", lambda *of: replace(real(*of), evidence="e" * 64))
-    tell = loop._tell_answer
+    tell = asking.tell
     script.hand_in()
     run = script.world.runs[-1]
-    patch.setattr(loop, "_tell_answer", lambda ports, asked: tell(ports, replace(asked, evidence=run.evidence)))
+    patch.setattr(asking, "tell", lambda ports, asked: tell(ports, replace(asked, evidence=run.evidence)))
     script.approve()
 
 

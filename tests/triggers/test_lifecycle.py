@@ -15,7 +15,17 @@ from tests.triggers.samples import DAY, HOUR, NEW, NOW, OLD, a_comparison, a_run
 from triggers import effects as do
 from triggers import events as on
 from triggers.config import Approval, Gates, Rollout, Training, duration
-from triggers.lifecycle import _ESCALATE, RULES, IllegalTransition, Step, advance, begin, enter, wave_deadline
+from triggers.lifecycle import (
+    _ESCALATE,
+    RULES,
+    IllegalTransition,
+    Step,
+    advance,
+    begin,
+    enter,
+    gives_way,
+    wave_deadline,
+)
 from triggers.policy import Decision
 from triggers.run import FINAL, Limits, Pause, Phase, Run, WaveTimes
 
@@ -632,7 +642,16 @@ def test_what_began_by_rule_goes_back_when_its_question_is_withdrawn(kind: type[
     assert (back, deadline) == the_way_back(0, step.run.because)
 
 
-@pytest.mark.parametrize("kind", [on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed])
+@pytest.mark.parametrize(
+    "kind", [on.WaveReported, on.RollBackAsked, on.Cancelled, on.Paused, on.Resumed, on.Answered, on.Superseded]
+)
 def test_on_the_way_back_nothing_else_is_asked_for(kind: type[on.Event]) -> None:
     run = a_run(Phase.ROLLING_BACK)
     assert advance(run, an_event(kind)) == Step(replace(run, seen=frozenset({"e"})))
+
+
+def test_a_run_gives_way_to_a_newer_one_until_it_rolls_out() -> None:
+    gives = {phase for phase in Phase if gives_way(a_run(phase))}
+    assert gives == {Phase.TRAINING, Phase.EVALUATING, Phase.AWAITING_APPROVAL}
+    run = a_run(Phase.ROLLING_OUT)
+    assert advance(run, an_event(on.Superseded)) == Step(replace(run, seen=frozenset({"e"})))

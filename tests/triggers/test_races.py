@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.triggers.world import World, a_reference, put_candidate
-from triggers import approval, loop, records
+from triggers import approval, asking, loop, records
 from triggers.errors import Conflict
 from triggers.ports import Delete, Put
 
@@ -33,7 +33,7 @@ def race(world: World, run: str, racers: int) -> list[tuple[str, str]]:
         given = approval.Answer(answer=said, by=by, reason=f"{n}", **shown)  # type: ignore[arg-type]
         begin.wait(30)
         try:
-            return said, loop.answer(world.ports, run, given)
+            return said, asking.answer(world.ports, run, given)
         except Conflict:
             return said, "to be sent again"
 

@@ -14,7 +14,7 @@ import pytest
 
 from drift.telemetry import Serving
 from tests.triggers.world import DAY, LOOP, START, World, a_fleet, a_reference, put_candidate
-from triggers import codec, events, intake, loop, sites
+from triggers import codec, events, intake, loop, sites, training
 from triggers.config import Follows
 from triggers.errors import NotFound, Refused, Retry
 from triggers.lifecycle import IllegalTransition
@@ -815,7 +815,7 @@ def test_an_end_that_no_job_ever_had_changes_nothing(world: World) -> None:
     world.pump()
     before = world.runs
     for name in (f"{before[0].id}-train", f"{before[0].id}-evaluate", "line.2026-03-01.9-train", "nonsense", ""):
-        loop.job_ended(world.ports, name)
+        training.job_ended(world.ports, name)
     world.pump()
     assert world.runs == before
 

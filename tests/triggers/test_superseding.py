@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from tests.triggers.world import World, a_reference, put_candidate
+from triggers import asking, loop, sites
 from triggers import config as cfg
 from triggers import events as on
-from triggers import loop, sites
 from triggers.approval import Answer
 from triggers.errors import Refused
 
@@ -39,7 +39,7 @@ def test_an_old_question_cannot_be_approved_after_a_newer_run(world: World) -> N
     new = again(world)
     assert loop.head(world.ports, "line").active == {"fleet": new}
     given = {"candidate": shown.candidate, "evidence": shown.evidence, "plan": shown.plan, "by": "ann"}
-    assert loop.answer(world.ports, old, Answer(answer="approve", reason="", **given)) == "already withdrawn"
+    assert asking.answer(world.ports, old, Answer(answer="approve", reason="", **given)) == "already withdrawn"
     late = {"id": "late", "run": old, "at": world.clock.now(), "answer": "approve", "reason": ""}
     waves = sites.load_plan(world.ports, shown.plan).summary
     loop.tell(world.ports, on.Answered(**late, **given, waves=waves))
@@ -54,7 +54,7 @@ def test_an_old_question_cannot_be_approved_after_a_newer_run(world: World) -> N
 def test_an_answer_that_came_first_stands(world: World) -> None:
     old, shown = asked(world), world.request()
     given = {"candidate": shown.candidate, "evidence": shown.evidence, "plan": shown.plan, "by": "ann"}
-    assert loop.answer(world.ports, old, Answer(answer="approve", reason="", **given)) == ""
+    assert asking.answer(world.ports, old, Answer(answer="approve", reason="", **given)) == ""
     with pytest.raises(Refused, match=f"{old} has been answered"):
         again(world)
     world.pump()

@@ -32,7 +32,7 @@ from drift import envelope
 from drift.reference import Reference
 from drift.telemetry import Batch, Labels, Rows, Schema, Serving
 from drift.windows import Window
-from triggers import approval, codec, events, intake, loop, notices, sites
+from triggers import approval, asking, codec, events, intake, loop, notices, sites, training
 from triggers import config as cfg
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.lifecycle import IllegalTransition
@@ -463,7 +463,7 @@ class World:
         """As Event Grid does of Azure ML's; returns how many have ended."""
         ended = [n for n in self.jobs.jobs if n not in self._told and self.jobs.status(n).state != "running"]
         for name in ended:
-            loop.job_ended(self.ports, name)
+            training.job_ended(self.ports, name)
             self._told.add(name)
         return len(ended)
 
@@ -560,7 +560,7 @@ class World:
         asked = self.request(run)
         shown = {"candidate": asked.candidate, "evidence": asked.evidence, "plan": asked.plan}
         given = approval.Answer(**{"answer": answer, "by": by, "reason": "", **shown, **changes})
-        why = loop.answer(self.ports, asked.run, given)
+        why = asking.answer(self.ports, asked.run, given)
         self.pump()
         return why
 

@@ -222,7 +222,7 @@ def connected(port: int, head: bytes = b"HTTP/1.1 ") -> Callable[[bytes], None]:
     """Send bytes to a server of this machine, and look at what it answers, which begins with `head`."""
 
     def connect(data: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(data[:60_000])
             with suppress(OSError):  # it may be gone
                 connection.shutdown(socket.SHUT_WR)

@@ -99,7 +99,10 @@ class Host:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and body for one request; `path` names a site, quoted as in a URL."""
-        name, _, what = urlsplit(path).path.strip("/").partition("/")
+        try:
+            name, _, what = urlsplit(path).path.strip("/").partition("/")
+        except ValueError:  # a host that cannot be
+            return 404, {"error": f"there is no {method} {path}"}
         name = unquote(name)
         if not name:
             return 200, {"sites": sorted(self.sites)}

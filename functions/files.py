@@ -113,6 +113,8 @@ def _collected(fetch: Fetch) -> Callable[[bytes], list[Any]]:
 
     def read(line: bytes) -> list[Any]:
         record = _json(line)
+        if not isinstance(record, dict):
+            raise ValueError("is no CloudEvent")
         data = record.get("data")
         if data is None and isinstance(record.get("dataref"), str):
             try:

@@ -179,12 +179,14 @@ def test_the_data_collectors_records_count_by_their_own_ids_and_pointers_are_fol
     [pointer] = [{k: v for k, v in r.items() if k != "data"} for r in collected(here, 1)]
     lines = [*collected(here, 3), {**pointer, "id": "p", "dataref": pointed}, {**pointer, "id": "q", "dataref": "../x"}]
     lines.append({**pointer, "id": "z", "dataref": "keys/registry.pem"})
+    lines += [7, ["x"]]  # type: ignore[list-item]
     url = put(here, f"{folder}/i1.jsonl", lines)
     hear(here, url)
     hear(here, url)
     assert counted(here) - before == 3 * 2 + 3
     said = [reason for note in notes(here) for _, _, reason in note.rows]
     assert len([reason for reason in said if "points to" in reason]) == 2
+    assert len([reason for reason in said if "is no CloudEvent" in reason]) == 2
 
 
 def test_a_batch_that_a_site_leaves_as_a_file_goes_the_way_of_every_batch(here: Stage) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -19,6 +20,12 @@ GROUP = 256
 
 PATIENCE_S = 10.0
 """How long to wait for another process's transaction."""
+
+READERS = 4
+"""So many connections are kept for reading; where more are wanted at once, they are opened, and closed again."""
+
+_READ_PAGES = -256
+"""KiB of pages that a reader keeps: they are of no use after the next commit, and would stay."""
 
 _LOOK_S = 0.0005
 """Between two looks whether it is over. SQLite itself waits up to 100 ms, and hardly ever meets the gap between two
@@ -89,24 +96,25 @@ class Database:
             connection = self._readers.pop()
         except IndexError:
             connection = self._open()
+            connection.execute(f"pragma cache_size={_READ_PAGES}")
         try:
             return connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise _translated(error) from error
         finally:
             self._readers.append(connection)
-            if self._closed:
-                self._close_readers()
+            self._close_readers(0 if self._closed else READERS)
 
     def close(self) -> None:
         with self._committing:
             self._closed = True
-            self._close_readers()
+            self._close_readers(0)
             self._writer.close()
 
-    def _close_readers(self) -> None:
-        while self._readers:
-            self._readers.pop().close()
+    def _close_readers(self, beyond: int) -> None:
+        while len(self._readers) > beyond:
+            with suppress(IndexError):  # another thread's
+                self._readers.popleft().close()
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:

@@ -34,8 +34,8 @@ LARGE = bytes(range(256)) * 700
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(tables.PATIENCE, "read_timeout", 0.8)  # type: ignore[misc]
-    monkeypatch.setitem(blobs.PATIENCE, "read_timeout", 0.8)  # type: ignore[misc]
+    monkeypatch.setitem(tables.PATIENCE, "read_timeout", 2.0)  # type: ignore[misc]
+    monkeypatch.setitem(blobs.PATIENCE, "read_timeout", 2.0)  # type: ignore[misc]
     monkeypatch.setattr(blobs, "PIECE", 100_000)
     monkeypatch.setattr(uploads, "PIECE", 100_000)
     yield
@@ -204,7 +204,7 @@ def test_a_request_that_fails_leaves_the_outcome_or_a_named_error(
 
     whole = Faults()
     wanted = tried(whole)
-    plans = [Faults({n: fault}, hang_s=1.0) for n in range(len(whole.seen)) for fault in chosen]
+    plans = [Faults({n: fault}, hang_s=2.5) for n in range(len(whole.seen)) for fault in chosen]
     with ThreadPoolExecutor(8) as threads:
         for faults, found in zip(plans, threads.map(tried, plans), strict=True):
             assert found == wanted, str(faults)
@@ -216,7 +216,7 @@ def test_whatever_fails_by_chance_a_commit_is_whole_or_not_at_all(
     """Each seed is a history; after each commit the rows are those before it or those after it, as it said."""
 
     def history(seed: int) -> None:
-        random, faults = Random(seed), Faults(seed=seed, chances=dict.fromkeys(FAULTS, 0.05), hang_s=1.0)
+        random, faults = Random(seed), Faults(seed=seed, chances=dict.fromkeys(FAULTS, 0.05), hang_s=2.5)
         place = Place(azurite, authority, credential)
         with place.through(faults) as azure:
             for n in range(6):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.local.database import Database
+from adapters.local.database import READERS, Database
 from adapters.local.store import SqliteStore
 from triggers.errors import Conflict, Refused, Retry
 from triggers.ports import Delete, Put
@@ -238,3 +238,25 @@ def test_speed_is_shown_and_threads_share_the_disk(database: Database) -> None:
     alone, together = rate(1), rate(8)
     print(f"\n{alone:,.0f} commits/s by one thread, {together:,.0f} by eight")
     assert min(alone, together) > 0
+
+
+def test_many_who_read_at_once_leave_few_connections_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, opened = Database(tmp_path / "state.db"), []
+    monkeypatch.setattr(database, "_open", lambda: opened.append(made := Database._open(database)) or made)
+    slow = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 300000) select max(i) from n"
+    many = 4 * READERS
+    meet = threading.Barrier(many)
+
+    def read(_: int) -> int:
+        meet.wait(30)
+        [(most,)] = database.read(slow)
+        return int(most)
+
+    with ThreadPoolExecutor(many) as threads:
+        assert list(threads.map(read, range(many))) == [300_000] * many
+    assert len(opened) > READERS
+    assert len(database._readers) == READERS
+    database.close()
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("select 1")

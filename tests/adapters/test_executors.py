@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from adapters.local.blobs import FileBlobs
 from tests.adapters.azureml import AzureMl
-from tests.adapters.fields import FIELDS, Field, cluster, fleet
+from tests.adapters.fields import FIELDS, UNHURRIED, Field, cluster, fleet
 from tests.infra.calls import uncalled
-from tests.triggers.world import LOOP, Configs, put_candidate
+from tests.triggers.world import Configs, put_candidate
 from triggers.config import Fleet, Window
 from triggers.errors import NotFound, Offline, Refused, Retry
 from triggers.ports import Change
@@ -82,7 +82,7 @@ def calls_that_the_role_is_made_for(request: pytest.FixtureRequest) -> Iterator[
 @pytest.fixture(params=[pytest.param(k, marks=[] if k == "local" else pytest.mark.wire) for k in FIELDS])
 def sites(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sites]:
     blobs, clock = FileBlobs(tmp_path / "blobs"), Time()
-    with FIELDS[request.param](tmp_path, blobs, Configs(LOOP, fleet(request.param)), clock) as field:
+    with FIELDS[request.param](tmp_path, blobs, Configs(UNHURRIED, fleet(request.param)), clock) as field:
         found = Sites(field, clock, request.param)
         for name in ("old", "new"):
             digest = put_candidate(blobs, b"reference", name)
@@ -172,7 +172,7 @@ def test_flux_is_suspended_outside_of_the_changes_of_a_site_that_has_windows(tmp
     window = Window(cron="* * * * *", duration=timedelta(hours=1))
     windowed = Fleet(sites=tuple(replace(site, windows=(window,)) for site in fleet("flux").sites))
     blobs, clock = FileBlobs(tmp_path / "blobs"), Time()
-    with FIELDS["flux"](tmp_path, blobs, Configs(LOOP, windowed), clock) as field:
+    with FIELDS["flux"](tmp_path, blobs, Configs(UNHURRIED, windowed), clock) as field:
         sites = Sites(field, clock, "flux")
         path = f"{cluster('a')}/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/driftloop"
         of_a = field.more[1].resources[path]["properties"]
@@ -187,7 +187,7 @@ def test_flux_is_suspended_outside_of_the_changes_of_a_site_that_has_windows(tmp
 @pytest.mark.parametrize("states", [{"runtimeStatus": "unknown"}, {}])
 def test_a_device_that_has_not_yet_looked_at_its_module_is_waited_for(tmp_path: Path, states: dict[str, str]) -> None:
     blobs, clock = FileBlobs(tmp_path / "blobs"), Time()
-    with FIELDS["iotedge"](tmp_path, blobs, Configs(LOOP, fleet("iotedge")), clock) as field:
+    with FIELDS["iotedge"](tmp_path, blobs, Configs(UNHURRIED, fleet("iotedge")), clock) as field:
         change = Sites(field, clock, "iotedge").change("1" * 64)
         field.executor.apply(change)
         field.work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -27,6 +28,21 @@ here = Here(Path({state!r}), virtual=False)
 print("ready", flush=True)
 here.host.serve_forever(port=0)
 print("ended", flush=True)
+"""
+
+
+IN_PIECES = """
+from cli.host.host import give_back
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+pieces = [b"x" * 1000 + bytes([n % 256]) for n in range(100_000)]
+full, pieces = held(), pieces[::50]
+freed = held()
+give_back()
+print(full - freed, full - held())
 """
 
 
@@ -97,3 +113,12 @@ def test_a_state_has_one_host(tmp_path: Path) -> None:
         pass
     with alone(tmp_path / "state"):
         pass
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc is asked to")
+def test_free_memory_goes_back_to_the_system() -> None:
+    root = Path(__file__).parents[2]
+    told = subprocess.run([sys.executable, "-c", IN_PIECES], capture_output=True, text=True, check=True, cwd=root)
+    by_itself, asked = map(float, told.stdout.split())
+    assert by_itself < 20
+    assert asked > 60

@@ -35,11 +35,11 @@ from triggers.run import Phase
 ROWS = 20
 """Rows of a request, and of a batch."""
 
-JOBS = 0.05
-"""The share of the kills that is kept for jobs: they run seldom, and the others are always there."""
+JOBS = 0.02
+"""The share of the kills that is kept for jobs: two run a minute, at most, and the others are always there."""
 
 LOOK_S = 0.05
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """How long the last kills wait for a job; what is left then is said, and wrong."""
 
 SETTLE_S = 180.0
@@ -71,7 +71,7 @@ class Chaos:
         self.scored = {name: set() for name in self.factory.names}
         self.accepted = {name: set() for name in self.factory.names}
         self._over, self._quiet = threading.Event(), threading.Event()
-        jobs = round(JOBS * self.kills)
+        jobs = min(self.kills, max(1, round(JOBS * self.kills)))
         self._left, self._lock = {"job": jobs, "other": self.kills - jobs}, threading.Lock()
 
     def run(self) -> dict[str, Any]:

@@ -115,17 +115,19 @@ def calls(slow: bool) -> int:
 
 @pytest.mark.parametrize("slow", [False, True], ids=["drift", "taken back"])
 def test_a_freeze_in_the_moment_of_a_call_lets_nothing_new_begin(slow: bool) -> None:
-    """At calls spread over the story; `make test-wire` takes each."""
+    """At calls spread over the story; `make test-wire` takes half of them, `make test-nightly` each."""
     for when in range(9, calls(slow) + 1, 11):
         holds_at(slow, when)
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("slow", [False, True], ids=["drift", "taken back"])
-def test_a_freeze_in_the_moment_of_any_call_lets_nothing_new_begin(slow: bool) -> None:
+@pytest.mark.parametrize(
+    "step", [pytest.param(2, marks=pytest.mark.wire), pytest.param(1, marks=pytest.mark.nightly)], ids=["half", "all"]
+)
+def test_a_freeze_in_the_moment_of_any_call_lets_nothing_new_begin(slow: bool, step: int) -> None:
     every = calls(slow)
     assert every > 60
-    for when in range(1, every + 1):
+    for when in range(1, every + 1, step):
         holds_at(slow, when)
 
 

@@ -56,7 +56,7 @@ test-wire:
 test-bounded:
 	@$(setup) test
 	@$(py) -m bench fuzz disk chaos soak load --cases 20000 --kills 20 --minutes 0.6 --seconds 15 $(ARGS)
-	@$(py) -m bench.schedules --seeds $(SEEDS)
+	@$(py) -m bench.schedules --seeds $(SEEDS) --acts 15
 	@$(py) -m bench.explore --workers 2 --runs 2 --sites 3 --people 2 --crashes 1
 
 sbom:

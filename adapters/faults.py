@@ -147,13 +147,20 @@ class Faults:
         for kind in ("full", "slow"):
             left = self._spells.get((port, kind), 0)
             if left and method in _ONLY.get(kind, {method}):
-                self._spells[port, kind] = left - 1
+                self._spell(port, kind, left - 1)
                 return kind
         if fault is None or method not in _ONLY.get(fault, {method}):
             return None
         if fault in ("full", "slow"):
-            self._spells[port, fault] = random.randrange(SPELL)
+            self._spell(port, fault, random.randrange(SPELL))
         return fault
+
+    def _spell(self, port: str, fault: Fault, left: int) -> None:
+        """What is over is forgotten: no call draws for it."""
+        if left:
+            self._spells[port, fault] = left
+        else:
+            self._spells.pop((port, fault), None)
 
     def _by_chance(self, drawn: float) -> Fault | None:
         for fault, chance in self._chances.items():

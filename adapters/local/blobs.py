@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ _UNFINISHED = ".unfinished"
 _PIECE = 200  # characters of a file's name; most file systems take 255
 
 
+@lru_cache(4096)
 def quote(segment: str, fold: bool = False) -> str:
     """A file name that every file system takes, no two alike; plain names stay what they are.
 

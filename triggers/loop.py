@@ -436,7 +436,9 @@ def _make_way(ports: Ports, loop_name: str, model: str) -> None:
         return
     for run in active_runs(ports, loop_name):
         if run.model and newer(model, run.model) and lifecycle.gives_way(run):
-            event = on.Superseded(id=f"superseded/{run.id}", run=run.id, at=ports.clock.now(), by=model)
+            event = on.Superseded(
+                id=f"superseded/{run.id}/{len(run.times)}", run=run.id, at=ports.clock.now(), by=model
+            )
             hand_on(ports.bus, event)
 
 

@@ -1097,7 +1097,7 @@ def put(values: Sequence[Any], n: int, value: Any) -> Any:
 
 
 def _superseded(run: Run) -> on.Event:
-    return on.Superseded(id="superseded", run=run.id, at=NOW, by="")
+    return on.Superseded(id=f"superseded/{len(run.times)}", run=run.id, at=NOW, by="")
 
 
 def _digest(candidate: int) -> str:

@@ -386,7 +386,7 @@ def _late(run: Run, event: on.Paused | on.Resumed) -> Step:
 
 
 def _let_go(run: Run, event: on.Superseded) -> Step:
-    """People have let it roll out: the newer model waits for its end."""
+    """Its rollout has begun: a newer model takes its place only while people are asked."""
     return Step(run)
 
 

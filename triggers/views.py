@@ -898,11 +898,11 @@ def steps(entries: Iterable[AuditEntry]) -> list[Sentence]:
 
 
 def _moving(entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
-    """Without the deadlines that passed when their phase was over long since: they moved nothing."""
+    """Without what came when it was over long since, and moved nothing: deadlines, newer models."""
     phase = ""
     for entry in entries:
         moved, phase = entry.data.get("phase", phase) != phase, entry.data.get("phase", phase)
-        if moved or entry.kind != "event-deadline-passed":
+        if moved or entry.kind not in ("event-deadline-passed", "event-superseded"):
             yield entry
 
 

@@ -53,9 +53,9 @@ OnInvoke = Callable[[str, Took, Exception | None], None]
 def give_back() -> None:
     """Free memory goes back to the system: glibc keeps most of it, in pieces, and a host runs for months. Other C
     libraries have no call for this, and do without."""
-    import ctypes
+    with suppress(AttributeError, ImportError, OSError):
+        import ctypes
 
-    with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 

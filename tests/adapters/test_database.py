@@ -255,7 +255,7 @@ def test_many_who_read_at_once_leave_few_connections_open(tmp_path: Path, monkey
     with ThreadPoolExecutor(many) as threads:
         assert list(threads.map(read, range(many))) == [300_000] * many
     assert len(opened) > READERS
-    assert len(database._readers) == READERS
+    assert 0 < len(database._readers) <= READERS
     database.close()
     for connection in opened:
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):

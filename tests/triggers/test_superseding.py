@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 import pytest
 
 from tests.triggers.world import World, a_reference, put_candidate
-from triggers import asking, loop, sites
+from triggers import asking, loop, records, sites
 from triggers import config as cfg
 from triggers import events as on
 from triggers.approval import Answer
@@ -140,3 +141,32 @@ def test_what_was_reached_by_rule_goes_back_before_the_newer_model_enters(world:
     assert (back.phase, newer.model) == ("rolled-back", "azureml:line:8")
     assert back.ended is not None
     assert newer.started >= back.ended
+
+
+def test_a_newer_model_that_came_while_the_first_ring_rolled_out_is_heard_when_people_are_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = replace(world.configs.one.approval, automatic=cfg.Automatic(minimum_gain=0.01))
+    world.configs.one = replace(world.configs.one, approval=rules)
+    world.begin()
+
+    def answered(*event: Any) -> None:
+        """Model 8 comes when the rule has answered for model 7, and its run does not know yet."""
+        monkeypatch.undo()
+        records.hand_on(*event)
+        register(world, 8)
+
+    monkeypatch.setattr(asking, "hand_on", answered)
+    register(world, 7)
+    world.pump()
+    assert world.runs[-1].phase == "rolling-out"
+    assert [e.kind for e in loop.story(world.ports, "line")].count("event-superseded") == 1, (
+        "too late for the first ring"
+    )
+    for _ in range(12):
+        world.half_day()
+        loop.sweep(world.ports, "line")
+        world.pump()
+    old, newer = world.runs
+    assert (old.because, newer.model) == ("superseded by azureml:line:8; 1 sites taken back", "azureml:line:8")
+    assert world.quarantine == []
